@@ -1,0 +1,1 @@
+"""Measurements: each script writes small results with the command that made them."""

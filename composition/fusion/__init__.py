@@ -1,0 +1,7 @@
+"""Fusing the mapped detections of several teachers into one table."""
+
+from composition.fusion.base import Fused, Fuser, fuser
+from composition.fusion.nms import Nms
+from composition.fusion.wbf import Wbf
+
+__all__ = ["Fused", "Fuser", "Nms", "Wbf", "fuser"]

@@ -1,0 +1,1 @@
+"""The demo: two detectors of handwritten digits become one, without labels."""

@@ -1,0 +1,1 @@
+"""What a person, a schedule or an event starts, and the command line."""

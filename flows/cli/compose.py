@@ -1,0 +1,83 @@
+"""``detcompose compose``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.output import JsonOption, console, print_json, print_results, print_table, show_log
+from flows.environment import make_home
+from tasks.home import Home
+
+
+def compose(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compose the teachers of a recipe into one student."""
+    make_home()
+    from flows.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    from flows.plan import make_plan
+
+    home = Home.default()
+    plan = make_plan(loaded, home, limit)
+    if dry_run:
+        from flows.estimate import estimate
+
+        document = {**plan.to_dict(), "estimate": estimate(home, plan)}
+        print_json(document) if as_json else print_plan(document)
+        return
+    show_log()
+    from flows.compose import compose as compose_flow
+
+    record = compose_flow(loaded, limit)
+    print_json(record) if as_json else print_record(record)
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """The plan as tables."""
+    rows = [[t["name"], t["adapter"], str(t["classes"]), t["digest"][:12]] for t in plan["teachers"]]
+    print_table("Teachers", ("name", "adapter", "classes", "digest"), rows)
+    space = plan["label_space"]
+    coverage = space["coverage"]
+    rows = [
+        [name, *("●" if seen[row] else "·" for seen in coverage.values())]
+        for row, name in enumerate(space["classes"])
+    ]
+    print_table(f"Label space {space['digest'][:12]} (who sees what)", ("class", *coverage), rows)
+    images, student, time = plan["images"], plan["student"], plan["estimate"]
+    settings = [
+        ["images", f"{images['count']} of {images['source']} ({images['digest'][:12]})"],
+        [
+            "student",
+            f"{student['architecture']}, {student['image_size']} px, {student['epochs']} epochs, "
+            f"warm start {student['warm_start']}",
+        ],
+        *[[f"evaluate {name}", f"{entry['images']} images"] for name, entry in plan["evaluate"].items()],
+        ["composition", plan["composition"]],
+        *[[f"estimated {name}", text] for name, text in time["text"].items()],
+    ]
+    print_table(f"Plan of {plan['name']}", ("", "value"), settings)
+    console.print("Nothing was run. Leave out --dry-run to run it.")
+
+
+def print_record(record: dict[str, Any]) -> None:
+    """The results of a finished composition."""
+    for name, rows in record["evaluations"].items():
+        print_results(name, rows)
+    if record.get("unchanged"):
+        console.print("Nothing has changed since this composition was finished: no work was done.")
+    bad = record["images"].get("quarantined", 0)
+    if bad:
+        console.print(f"{bad} images could not be used; the report lists them.")
+    console.print(
+        f"student  {record['bundle']}\nmodel    {record['model']}\nreport   {record['report']}",
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -1,0 +1,63 @@
+"""What the command line prints: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+console = Console()
+
+
+def show_log() -> None:
+    """Lets the story of a run (logger ``detcompose``) appear on stderr."""
+    logger = logging.getLogger("detcompose")
+    # Prefect has put a handler of its own there already
+    if not any(isinstance(handler, RichHandler) for handler in logger.handlers):
+        handler = RichHandler(
+            console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S"
+        )
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def percent(value: Any) -> str:
+    """A percentage with one decimal; a dash where there is nothing to measure."""
+    return f"{value:.1f}" if isinstance(value, int | float) else "-"
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; all columns but the first are right-aligned, except in lists of facts (no first heading)."""
+    facts = not columns[0]
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 or facts else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def print_results(dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The comparison: everybody's AP on one data set."""
+    cells = []
+    for row in rows:
+        scope = f"all {row['classes']} classes" if row["scope"] == "all" else f"own {row['classes']}"
+        cells.append(
+            [row["name"], row["role"], scope, percent(row["AP"]), percent(row["AP50"]), percent(row["AP75"])]
+        )
+    columns = ("detector", "role", "measured on", "AP", "AP50", "AP75")
+    print_table(f"Results on {dataset} (COCO, %)", columns, cells)

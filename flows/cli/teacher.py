@@ -1,0 +1,144 @@
+"""``detcompose teacher``: add, list, show and evaluate teachers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.output import JsonOption, percent, print_json, print_table
+from tasks.home import Home
+
+app = typer.Typer(help="Add, list, show and evaluate teachers.", no_args_is_help=True)
+
+
+@app.command()
+def add(
+    model: Annotated[
+        Path, typer.Argument(help="An .onnx file, a darknet .cfg, an mmdet JSON config, or a bundle folder.")
+    ],
+    name: Annotated[str, typer.Option(help="Name by which it is addressed afterwards.")],
+    classes: Annotated[
+        Path | None, typer.Option(help="Its class names in order: one a line, a JSON list or a COCO file.")
+    ] = None,
+    decoder: Annotated[str | None, typer.Option(help="Layout of an ONNX model's outputs.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights file, where it does not lie beside the model.")
+    ] = None,
+    license_name: Annotated[str, typer.Option("--license", help="Licence of the weights.")] = "unknown",
+    as_json: JsonOption = False,
+) -> None:
+    """Add a teacher; afterwards it is addressed by its name."""
+    from tasks.teachers import add as add_teacher
+
+    added = add_teacher(
+        Home.default(), model, name, classes=classes, decoder=decoder, weights=weights, license=license_name
+    )
+    if as_json:
+        print_json({"name": added.name, "digest": added.digest, "bundle": str(added.folder)})
+    else:
+        classes_text = f"{len(added.manifest.vocabulary)} classes"
+        typer.echo(f"teacher {name}: {added.manifest.adapter}, {classes_text}, digest {added.digest[:12]}")
+
+
+@app.command("list")
+def list_(as_json: JsonOption = False) -> None:
+    """List the teachers that were added."""
+    from tasks import teachers
+
+    home = Home.default()
+    found = [teachers.find(home, name, verify=False) for name in teachers.names(home)]
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": t.name,
+                    "adapter": t.manifest.adapter,
+                    "classes": list(t.manifest.vocabulary),
+                    "digest": t.digest,
+                    "bundle": str(t.folder),
+                }
+                for t in found
+            ]
+        )
+        return
+    if not found:
+        typer.echo("no teachers yet; add one with `detcompose teacher add`")
+        return
+    rows = [
+        [
+            t.name,
+            t.manifest.adapter,
+            t.manifest.output.decoder or "-",
+            f"{t.manifest.input.width}x{t.manifest.input.height}",
+            str(len(t.manifest.vocabulary)),
+            t.digest[:12],
+        ]
+        for t in found
+    ]
+    print_table("Teachers", ("name", "adapter", "decoder", "input", "classes", "digest"), rows)
+
+
+@app.command()
+def show(
+    teacher: Annotated[str, typer.Argument(help="Name or bundle path.")], as_json: JsonOption = False
+) -> None:
+    """Show a teacher's manifest, after checking its files."""
+    from tasks import teachers
+
+    found = teachers.find(Home.default(), teacher)
+    document = {**found.manifest.model_dump(mode="json"), "digest": found.digest, "bundle": str(found.folder)}
+    if as_json:
+        print_json(document)
+        return
+    manifest = found.manifest
+    rows = [
+        ["bundle", str(found.folder)],
+        ["digest", found.digest],
+        ["adapter", manifest.adapter],
+        [
+            "input",
+            f"{manifest.input.width}x{manifest.input.height} {manifest.input.resize} {manifest.input.color}",
+        ],
+        ["decoder", manifest.output.decoder or "-"],
+        ["NMS IoU", str(manifest.output.nms_iou)],
+        ["classes", ", ".join(manifest.vocabulary)],
+        ["files", ", ".join(f"{name} ({entry.bytes:,} bytes)" for name, entry in manifest.files.items())],
+        ["licence", manifest.license],
+        *[[f"provenance: {key}", str(value)] for key, value in manifest.provenance.items()],
+    ]
+    print_table(f"Teacher {found.name}", ("", "value"), rows)
+
+
+@app.command()
+def evaluate(
+    teacher: Annotated[str, typer.Argument(help="Name or bundle path.")],
+    images: Annotated[Path, typer.Option(help="COCO file with labels.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a teacher on the classes that it shares with an annotated image set."""
+    from tasks import evaluate as evaluation
+    from tasks import teachers
+
+    home = Home.default()
+    found = teachers.find(home, teacher)
+    metrics = evaluation.evaluate_detector(home.store, found, evaluation.load_dataset(images, root, limit))
+    document = {"teacher": found.name, **metrics.to_dict()}
+    if as_json:
+        print_json(document)
+        return
+    print_table(
+        f"{found.name} on {images.name}: {metrics.images} images, {metrics.classes} shared classes",
+        ("class", "AP %", "AP50 %", "boxes"),
+        [
+            *[
+                [name, percent(values["AP"]), percent(values["AP50"]), str(values["boxes"])]
+                for name, values in document["per_class"].items()
+                if values["boxes"]
+            ],
+            ["all", percent(document["AP"]), percent(document["AP50"]), str(document["boxes"])],
+        ],
+    )

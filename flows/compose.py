@@ -1,0 +1,231 @@
+"""The main job: several detectors and unlabeled images in, one detector out."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from importlib.metadata import version
+from typing import Any
+
+from prefect import flow
+
+from flows.plan import Plan, make_plan
+from flows.recipe import Recipe
+from flows.stopwatch import Stopwatch
+from tasks import tracking
+from tasks.aggregate import aggregate
+from tasks.evaluate import compare, load_rows
+from tasks.home import Home
+from tasks.image_index import index_images, load_quarantine
+from tasks.infer import infer
+from tasks.publish import Finished, report_task
+from tasks.store import Artifact, write_atomic
+from tasks.tracking import Run
+from tasks.train import as_teacher, student_key, train_task
+
+log = logging.getLogger("detcompose")
+
+RECORD_FILE = "composition.json"
+REPORT_FILE = "report.html"
+
+
+@flow(name="compose", flow_run_name="compose {recipe.name}", persist_result=False)
+def compose(recipe: Recipe, limit: int | None = None) -> dict[str, Any]:
+    """Composes several detectors into one.
+
+    Args:
+        recipe: What is asked for.
+        limit: Use only the first so many images.
+
+    Returns:
+        The composition's record: digests, where everything lies, the results.
+
+    Raises:
+        UserError: Something in the recipe is wrong; nothing expensive has happened.
+    """
+    home = Home.default()
+    plan = make_plan(recipe, home, limit)
+    done = find_record(home, plan)
+    if done:
+        log.info("nothing to do: composition %s is finished (student %s)", plan.digest[:12], done["student"])
+        return done
+    connection = tracking.client(home)
+    experiment = tracking.experiment(connection, home, plan.space)
+    with tracking.composition_run(connection, experiment, recipe.name, plan.digest) as run:
+        return _run_steps(home, plan, run)
+
+
+def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
+    recipe, store, watch = plan.recipe, home.store, Stopwatch(run)
+    run.params(recipe.model_dump(mode="json"))
+    run.tags({"images": plan.images_digest, **{f"teacher.{t.name}": t.digest for t in plan.teachers}})
+
+    with watch.step("index") as step:
+        index = index_images(store, plan.listing)
+        step.done(index)
+        _warn_of_bad_images(index)
+    shards = {}
+    for teacher in plan.teachers:
+        with watch.step(f"infer {teacher.name}") as step:
+            shards[teacher.name] = infer(store, teacher, index, recipe.generate)
+            step.done(*shards[teacher.name])
+    with watch.step("aggregate") as step:
+        labels = aggregate(store, index, shards, plan.space, recipe.filter, recipe.fuse)
+        step.done(labels)
+    with watch.step("train") as step:
+        classes = plan.space.classes
+        student = train_task(
+            store,
+            key=student_key(labels.digest, recipe.student, plan.start, classes, recipe.seed),
+            name=recipe.name,
+            settings=recipe.student,
+            vocabulary=classes,
+            annotations=labels.file("instances.json"),
+            image_root=plan.listing.root,
+            start=plan.start,
+            seed=recipe.seed,
+            inputs={"pseudo-labels": labels.digest},
+            provenance=provenance(plan),
+            on_progress=step.training_progress,
+        )
+        step.done(student)
+    evaluations = {}
+    for name, dataset in plan.datasets.items():
+        with watch.step(f"evaluate {name}") as step:
+            detectors = [*(("baseline", one) for one in plan.baselines), ("student", as_teacher(student))]
+            evaluations[name] = compare(
+                store, name, dataset, plan.teachers, detectors, plan.space, recipe.fuse
+            )
+            step.done(evaluations[name])
+            step.run.metrics(_headline(evaluations[name]))
+    with watch.step("register"):
+        model = tracking.register_student(
+            run, recipe.name, as_teacher(student).folder, _version_tags(plan), plan.digest
+        )
+    record = {
+        "name": recipe.name,
+        "composition": plan.digest,
+        "student": as_teacher(student).digest,
+        "bundle": str(as_teacher(student).folder),
+        "model": f"models:/{model.name}/{model.version}",
+        "run_id": run.run_id,
+        "images": dict(index.counts),
+        "pseudo_labels": dict(labels.counts),
+        "evaluations": {name: load_rows(artifact) for name, artifact in evaluations.items()},
+        "seconds": watch.seconds,
+    }
+    with (
+        watch.step("report"),
+        store.write("compositions", plan.record_key, {"student": student.digest}) as draft,
+    ):
+        draft.file(RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
+        report_task(draft.folder, _finished(plan, record, index, shards, labels, student))
+    run.artifacts(draft.artifact.folder, "report")
+    return _publish(home, plan, draft.artifact)
+
+
+def find_record(home: Home, plan: Plan) -> dict[str, Any] | None:
+    """The record of a finished composition, or None."""
+    artifact = home.store.find("compositions", plan.record_key)
+    return {**_publish(home, plan, artifact), "unchanged": True} if artifact else None
+
+
+def _publish(home: Home, plan: Plan, artifact: Artifact) -> dict[str, Any]:
+    """Puts record and page where `detcompose report` finds them: ``reports/<name>/``."""
+    target = home.reports / plan.recipe.name
+    target.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = json.loads(artifact.file(RECORD_FILE).read_text())
+    record["report"] = str(target / REPORT_FILE)
+    write_atomic(target / REPORT_FILE, artifact.file(REPORT_FILE).read_bytes())
+    write_atomic(target / RECORD_FILE, json.dumps(record, indent=2).encode())
+    return record
+
+
+def _finished(
+    plan: Plan,
+    record: dict[str, Any],
+    index: Artifact,
+    shards: dict[str, list[Artifact]],
+    labels: Artifact,
+    student: Artifact,
+) -> Finished:
+    settings = plan.recipe.student
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
+    return Finished(
+        name=plan.recipe.name,
+        facts={
+            "composition": plan.digest,
+            "images": plan.images_digest,
+            "pseudo-labels": labels.digest,
+            "student": record["student"],
+            "model": record["model"],
+            "MLflow run": record["run_id"],
+            "seed": str(plan.recipe.seed),
+            "detcompose": version("detcompose"),
+        },
+        student_facts={
+            "architecture": settings.architecture,
+            "input": f"{settings.image_size} x {settings.image_size} px",
+            "epochs": str(settings.epochs),
+            "warm start": settings.warm_start,
+            "size": f"{student.counts['bytes'] / 1e6:.1f} MB",
+        },
+        space=plan.space,
+        teachers=plan.teachers,
+        filtering=plan.recipe.filter,
+        index=index,
+        shards=shards,
+        labels=labels,
+        student=student,
+        evaluations=record["evaluations"],
+        seconds=record["seconds"],
+        command=" ".join(["detcompose compose", f"{plan.recipe.name}.yaml", *_limit_option(plan)]),
+        created=now,
+    )
+
+
+def _limit_option(plan: Plan) -> list[str]:
+    return ["--limit", str(plan.limit)] if plan.limit else []
+
+
+def provenance(plan: Plan) -> dict[str, Any]:
+    """What the student's bundle says about where it comes from."""
+    return {
+        "composition": plan.digest,
+        "teachers": {
+            teacher.name: {"digest": teacher.digest, "license": teacher.manifest.license}
+            for teacher in plan.teachers
+        },
+        "images": plan.images_digest,
+        "seed": plan.recipe.seed,
+    }
+
+
+def _version_tags(plan: Plan) -> dict[str, str]:
+    return {
+        "classes": ", ".join(plan.space.classes)[:5000],
+        "parents": ", ".join(f"{teacher.name}={teacher.digest[:12]}" for teacher in plan.teachers),
+        "architecture": plan.recipe.student.architecture,
+    }
+
+
+def _headline(evaluation: Artifact) -> dict[str, float]:
+    """AP and AP50 of every row, as metric names that MLflow accepts."""
+    values: dict[str, float] = {}
+    for row in load_rows(evaluation):
+        label = f"{row['role']} {row['name']} {row['scope']}".replace("(", "").replace(")", "")
+        values |= {f"{label}/{key}": row[key] for key in ("AP", "AP50") if row[key] is not None}
+    return values
+
+
+def _warn_of_bad_images(index: Artifact) -> None:
+    bad = load_quarantine(index)
+    if bad:
+        log.warning(
+            "%d of %d images cannot be used and were left out, the first: %s: %s",
+            len(bad),
+            len(bad) + index.counts["images"],
+            bad[0]["path"],
+            bad[0]["reason"],
+        )

@@ -1,0 +1,77 @@
+"""How long a composition will take, from short probes of its teachers and its student."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flows.plan import Plan
+from model_zoo.adapters.base import InferenceSettings
+from model_zoo.adapters.registry import open_detector
+from model_zoo.mmdet_runtime import build_model
+from model_zoo.student_configs import load_student, model_config
+from model_zoo.student_settings import StudentSettings
+from tasks.evaluate import SETTINGS
+from tasks.home import Home
+from tasks.teachers import Teacher
+
+_PROBE_IMAGES = 4
+# forward, backward (twice the forward's multiplications), loss and decoding of a training step
+_STEP_OVER_FORWARD = 4
+
+
+def estimate(home: Home, plan: Plan) -> dict[str, Any]:
+    """Estimates the time of a composition on this machine.
+
+    Both are probed: every teacher sees a few images of noise, and the untrained
+    student's forward pass is timed and taken four times. Good within a factor
+    of two; a busy machine is slower.
+
+    Returns:
+        ``{"inference_seconds", "training_seconds", "text": {label: text}}``.
+    """
+    evaluation = sum(len(dataset.coco["images"]) for dataset in plan.datasets.values())
+    images = len(plan.listing.paths)
+    inference = sum(_seconds_per_image(teacher) for teacher in plan.teachers) * (images + evaluation)
+    settings = plan.recipe.student
+    training = _training_seconds_per_image(settings) * images * settings.epochs
+    return {
+        "inference_seconds": round(inference, 1),
+        "training_seconds": round(training, 1),
+        "text": {"inference": _readable(inference), "training": _readable(training)},
+    }
+
+
+def _seconds_per_image(teacher: Teacher) -> float:
+    detector = open_detector(teacher.folder, InferenceSettings(score_floor=SETTINGS.score_floor))
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    return _best_of(lambda: detector.predict([noise] * _PROBE_IMAGES)) / _PROBE_IMAGES
+
+
+def _training_seconds_per_image(settings: StudentSettings) -> float:
+    import torch
+
+    model = build_model(model_config(load_student(settings.architecture), 1)).eval()
+    batch = torch.zeros(2, 3, settings.image_size, settings.image_size)
+    with torch.inference_mode():
+        seconds = _best_of(lambda: model(batch, mode="tensor"))
+    return seconds / len(batch) * _STEP_OVER_FORWARD
+
+
+def _best_of(probe: Callable[[], object], repeats: int = 4) -> float:
+    """Seconds of the quickest call: the first one warms up, and busy moments are no measure."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        probe()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _readable(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {max(seconds, 1):.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

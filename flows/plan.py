@@ -1,0 +1,200 @@
+"""The plan of a composition: everything checked and every digest known before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from composition import label_space as spaces
+from composition.errors import UserError
+from composition.label_space import LabelSpace
+from flows.recipe import LabelSpaceSettings, Recipe
+from tasks import teachers as registry
+from tasks.aggregate import METHOD_VERSION
+from tasks.evaluate import EVALUATION_VERSION, Dataset, load_dataset
+from tasks.home import Home
+from tasks.image_index import ImageList, content_digest, list_images
+from tasks.infer import INFERENCE_VERSION
+from tasks.store import digest_of
+from tasks.teachers import Teacher
+from tasks.train import student_identity, warm_start_teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A composition: a recipe with the exact teachers and the exact images.
+
+    Attributes:
+        recipe: What was asked for.
+        limit: Cap on the number of images, if any.
+        teachers: The detectors, in the recipe's order.
+        space: The label space.
+        listing: The unlabeled images.
+        images_digest: Digest of the images' paths and bytes.
+        start: The detector to start the student from, if any.
+        baselines: Finished detectors to measure beside the student.
+        datasets: Evaluation set name to the set.
+    """
+
+    recipe: Recipe
+    limit: int | None
+    teachers: tuple[Teacher, ...]
+    space: LabelSpace
+    listing: ImageList
+    images_digest: str
+    start: Teacher | None
+    baselines: tuple[Teacher, ...]
+    datasets: dict[str, Dataset]
+
+    @property
+    def digest(self) -> str:
+        """Identity of the composition: equal digest, equal student, nothing to do."""
+        recipe = self.recipe
+        return digest_of(
+            "composition",
+            [INFERENCE_VERSION, METHOD_VERSION],
+            [teacher.digest for teacher in self.teachers],
+            spaces.digest(self.space),
+            self.images_digest,
+            # neither batch size nor shard size changes a detection
+            recipe.generate.model_dump(mode="json", include={"score_floor", "max_detections"}),
+            recipe.filter.model_dump(mode="json"),
+            recipe.fuse.model_dump(mode="json"),
+            student_identity(recipe.student, self.start),
+            recipe.seed,
+        )
+
+    @property
+    def record_key(self) -> str:
+        """Digest of the composition together with what is measured and how it is called."""
+        return digest_of(
+            self.digest,
+            self.recipe.name,
+            EVALUATION_VERSION,
+            [(name, dataset.digest) for name, dataset in self.datasets.items()],
+            [(baseline.name, baseline.digest) for baseline in self.baselines],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, for ``--dry-run --json`` and the tracking server."""
+        coverage = spaces.coverage(self.space)
+        return {
+            "name": self.recipe.name,
+            "composition": self.digest,
+            "teachers": [
+                {
+                    "name": teacher.name,
+                    "adapter": teacher.manifest.adapter,
+                    "classes": len(teacher.manifest.vocabulary),
+                    "digest": teacher.digest,
+                }
+                for teacher in self.teachers
+            ],
+            "label_space": {
+                "classes": list(self.space.classes),
+                "digest": spaces.digest(self.space),
+                "coverage": {
+                    teacher.name: [bool(known) for known in coverage[:, column]]
+                    for column, teacher in enumerate(self.teachers)
+                },
+            },
+            "images": {
+                "source": str(self.listing.source),
+                "count": len(self.listing.paths),
+                "digest": self.images_digest,
+            },
+            "student": self.recipe.student.model_dump(mode="json"),
+            "evaluate": {
+                name: {"images": len(dataset.coco["images"]), "digest": dataset.digest}
+                for name, dataset in self.datasets.items()
+            },
+        }
+
+
+def make_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Plan:
+    """Checks everything that a composition needs and works out its digests.
+
+    Args:
+        recipe: What is asked for.
+        home: Where named teachers are.
+        limit: Use only the first so many images (also of the evaluation sets).
+
+    Raises:
+        UserError: The first thing that is wrong, before any expensive work.
+    """
+    teachers = tuple(registry.find(home, name) for name in recipe.teachers)
+    _distinct([teacher.name for teacher in teachers], "teachers")
+    space = make_label_space(recipe.label_space, teachers)
+    recipe.filter.policy(space.classes)
+    start = warm_start_teacher(home, recipe.student)
+    listing = list_images(recipe.images.source, recipe.images.root, limit)
+    datasets = {entry.name: load_dataset(entry.annotations, entry.root, limit) for entry in recipe.evaluate}
+    return Plan(
+        recipe=recipe,
+        limit=limit,
+        teachers=teachers,
+        space=space,
+        listing=listing,
+        images_digest=content_digest(listing),
+        start=start,
+        baselines=_baselines(recipe, home, space),
+        datasets=datasets,
+    )
+
+
+def make_label_space(settings: LabelSpaceSettings, teachers: Sequence[Teacher]) -> LabelSpace:
+    """The label space of a recipe: from its file, or from names, aliases and overrides.
+
+    Raises:
+        UserError: A name that maps to nothing, with candidates; errors of the file.
+    """
+    vocabularies = {teacher.name: teacher.manifest.vocabulary for teacher in teachers}
+    if settings.file is None:
+        return spaces.build(vocabularies, settings.classes, settings.overrides)
+    if settings.classes or settings.overrides:
+        raise UserError(
+            "label_space: 'file' cannot be combined with 'classes' or 'overrides'",
+            "Put them into the file, or remove 'file'.",
+        )
+    return read_label_space(settings.file, teachers)
+
+
+def read_label_space(path: Path, teachers: Sequence[Teacher]) -> LabelSpace:
+    """Reads a label space file.
+
+    Raises:
+        UserError: Names the file and the line.
+    """
+    vocabularies = {teacher.name: teacher.manifest.vocabulary for teacher in teachers}
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise UserError(
+            f"label space {path} cannot be read: {error.strerror}",
+            "Write one with `detcompose label-space propose`.",
+        ) from None
+    return spaces.parse_yaml(text, str(path), vocabularies)
+
+
+def _baselines(recipe: Recipe, home: Home, space: LabelSpace) -> tuple[Teacher, ...]:
+    found = []
+    for entry in recipe.baselines:
+        teacher = registry.find(home, entry.bundle)
+        if teacher.manifest.vocabulary != space.classes:
+            raise UserError(
+                f"baselines: {entry.name} has other classes than the label space",
+                f"Its classes must be, in this order: {', '.join(space.classes)}.",
+            )
+        found.append(Teacher(entry.name, teacher.folder, teacher.manifest))
+    return tuple(found)
+
+
+def _distinct(names: Sequence[str], field: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"{field}: two of them are called {name!r}",
+                "Add one under another name: `detcompose teacher add ... --name`.",
+            )

@@ -1,0 +1,1 @@
+"""Detectors: bundles, teacher adapters, student recipes and mmcv's operators."""

@@ -1,0 +1,1 @@
+"""Teacher adapters behind one small protocol (see `model_zoo.adapters.base`)."""

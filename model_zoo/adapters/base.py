@@ -1,0 +1,54 @@
+"""The protocol that every detector runtime is put behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from composition.detections import Detections
+
+Image = NDArray[np.uint8]
+"""(height, width, 3) uint8, RGB, already EXIF-oriented."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceSettings:
+    """What the caller may choose at inference; everything else is in the bundle.
+
+    Attributes:
+        score_floor: Detections below it are not returned.
+        max_detections: At most this many per image, best scores first.
+        threads: CPU threads a runtime may use; 0 = all cores of the machine.
+        device: Torch-style device, "cpu", "cuda:0", ...; adapters without GPU
+            support ignore it.
+    """
+
+    score_floor: float = 0.05
+    max_detections: int = 100
+    threads: int = 0
+    device: str = "cpu"
+
+
+class Detector(Protocol):
+    """A loaded detector."""
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Class names in the order of the class ids that `predict` returns."""
+
+    def predict(self, images: Sequence[Image]) -> Detections:
+        """Detects objects in a batch of images of any sizes.
+
+        Args:
+            images: RGB uint8 images; sizes may differ within the batch.
+
+        Returns:
+            Detections whose ``image_id`` is the position in ``images``, boxes
+            in pixels of each original image, clipped to it, sorted (see
+            `composition.detections.sort`). The result for an image does not
+            depend on the other images of the batch (within float tolerance).
+        """

@@ -1,0 +1,90 @@
+"""Decoding: every detector sees the same RGB uint8 pixels, and bad files stay out.
+
+Facts behind the choices: OpenCV rotates by EXIF and Pillow does not, so images
+are decoded once, here; the header is checked before pixels are allocated; a
+truncated file is an error, never half an image.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+MAX_PIXELS = 100_000_000
+"""100 megapixels = 300 MB as RGB; a header that claims more is refused unread."""
+MAX_SIDE = 65_500
+"""The largest side that JPEG can hold; guards 1-pixel-wide monsters."""
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+class BadImageError(Exception):
+    """The image cannot be used; the message is the reason for the quarantine."""
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Decodes an image file.
+
+    Args:
+        path: A JPEG, PNG, BMP, WebP or TIFF file.
+
+    Returns:
+        (height, width, 3) uint8 RGB, EXIF orientation applied. CMYK and
+        palettes are converted, transparency is dropped, 16-bit grey is scaled
+        to 8 bits by its upper byte.
+
+    Raises:
+        BadImageError: Unreadable, truncated, empty, too large or not an image.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {error.strerror or error}") from None
+    return decode_rgb(data)
+
+
+def decode_rgb(data: bytes) -> NDArray[np.uint8]:
+    """Decodes the bytes of an image file; see `read_rgb`."""
+    if not data:
+        raise BadImageError("the file is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from 89 megapixels on; our own cap below decides.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(*image.size)
+                return _to_rgb(image)
+    except BadImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise BadImageError(f"the header claims more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise BadImageError(f"not a readable image ({', '.join(FORMATS)})") from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError) as error:
+        # Pillow's decoders report damage through all of these.
+        raise BadImageError(f"damaged: {error}") from None
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise BadImageError(f"the header claims {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise BadImageError("floating-point pixels have no defined range; convert to 8 bits")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _SIXTEEN_BIT:
+        grey = (np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    # a palette with transparency converts cleanly only by way of RGBA
+    if upright.mode == "P" and "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+    return np.array(upright.convert("RGB"), dtype=np.uint8)

@@ -1,0 +1,171 @@
+"""Training: annotated images in, a student bundle out.
+
+`train` is the whole interface. torch, mmengine and mmdet are imported when it
+is called, after everything that can be checked without them has been checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from composition.errors import UserError
+from model_zoo import bundle
+from model_zoo.bundle import Manifest, canonical_json, sha256_of
+from model_zoo.student_configs import StudentConfig, input_spec, load_student, model_config
+from model_zoo.student_settings import StudentSettings
+from model_zoo.training_progress import TrainingProgress
+
+__all__ = ["TRAINING_VERSION", "TrainingProgress", "train"]
+
+TRAINING_VERSION = "1"
+"""Raised whenever the same inputs would give another student."""
+FINGERPRINT = "training.json"
+CALIBRATION_BATCHES = 8
+"""Batches that measure batch norm's inputs after a folded warm start."""
+
+
+def train(
+    *,
+    settings: StudentSettings,
+    vocabulary: tuple[str, ...],
+    annotations: Path,
+    image_root: Path,
+    work_dir: Path,
+    output: Path,
+    name: str,
+    seed: int,
+    threads: int = 0,
+    device: str = "cpu",
+    warm_start_bundle: Path | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    license: str = "unknown",
+    other_categories: Literal["error", "background"] = "error",
+    on_progress: Callable[[TrainingProgress], None] | None = None,
+    checkpoint_seconds: float = 30.0,
+) -> Manifest:
+    """Trains a detector and writes it as a bundle.
+
+    Killed at any moment, it goes on from its last checkpoint when it is called
+    again with the same arguments, and ends in the same weights, bit by bit, as
+    if it had not been killed (same machine, same number of threads).
+
+    Args:
+        settings: Architecture and schedule.
+        vocabulary: Class names in the order of the student's classes.
+        annotations: COCO JSON; categories are matched by name, ``iscrowd`` 1
+            marks ignore regions, images without boxes train as background.
+        image_root: Folder that ``file_name`` is relative to.
+        work_dir: Checkpoint, fingerprint and log; belongs to one training.
+        output: Where the bundle shall lie.
+        name: Name in its manifest.
+        seed: Seed of everything random.
+        threads: CPU threads; 0 = all cores but one, or OMP_NUM_THREADS if that is less.
+        device: Torch device.
+        warm_start_bundle: The bundle that ``settings.warm_start`` names.
+        provenance: What the manifest says about the origin, JSON values.
+        license: Licence of the weights.
+        other_categories: Boxes of categories outside the vocabulary are an
+            error, or background.
+        on_progress: Called after every step.
+        checkpoint_seconds: Least time between two checkpoints.
+
+    Returns:
+        The manifest of the bundle, as written.
+
+    Raises:
+        UserError: Bad annotations, images, settings or warm start; a work
+            folder of another training; a loss that is not finite.
+    """
+    bundle.check_vocabulary(vocabulary, "vocabulary")
+    student = load_student(settings.architecture)
+    _check_warm_start(settings, student, warm_start_bundle)
+    from model_zoo.training_data import read_records
+
+    records = read_records(annotations, image_root, vocabulary, other_categories)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    decisive = {
+        "training_version": TRAINING_VERSION,
+        "settings": settings.model_dump(mode="json"),
+        "student": student.model_dump(mode="json"),
+        "vocabulary": list(vocabulary),
+        "annotations": sha256_of(annotations),
+        "other_categories": other_categories,
+        "warm_start": bundle.read(warm_start_bundle).digest if warm_start_bundle else None,
+        "seed": seed,
+    }
+    _claim(work_dir, decisive)
+
+    from model_zoo.adapters.mmdet import write_mmdet_bundle
+    from model_zoo.training_loop import run
+
+    config = model_config(student, len(vocabulary), from_scratch=settings.warm_start == "none")
+    state = run(
+        student=student,
+        config=config,
+        settings=settings,
+        vocabulary=vocabulary,
+        records=records,
+        work_dir=work_dir,
+        seed=seed,
+        threads=threads,
+        device=device,
+        warm_start_bundle=warm_start_bundle,
+        on_progress=on_progress,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    origin = {
+        "training": {**decisive, "student": student.name, "images": len(records)},
+        **dict(provenance or {}),
+    }
+    return write_mmdet_bundle(
+        output,
+        name=name,
+        model_config=config,
+        state_dict=state,
+        vocabulary=vocabulary,
+        input=input_spec(student, settings.image_size),
+        provenance=origin,
+        license=license,
+    )
+
+
+def _check_warm_start(settings: StudentSettings, student: StudentConfig, folder: Path | None) -> None:
+    if (settings.warm_start_teacher is not None) != (folder is not None):
+        raise UserError(
+            f"student.warm_start is {settings.warm_start!r}, "
+            f"but the teacher's bundle is {'given' if folder else 'missing'}",
+            "Give a bundle with 'bundle:<teacher>', and only with it.",
+        )
+    if settings.warm_start == "imagenet" and student.imagenet is None:
+        raise UserError(
+            f"student.warm_start: there are no ImageNet weights for {student.name!r}",
+            "Use 'none' or 'bundle:<teacher>', or architecture 'retinanet_effnet_lite0' or 'retinanet_r50'.",
+        )
+
+
+def _claim(work_dir: Path, decisive: Mapping[str, Any]) -> None:
+    """Writes the fingerprint of this training, or checks it when the folder has one.
+
+    Another training's folder is an error, not a fresh start: it may hold hours
+    of work.
+    """
+    path = work_dir / FINGERPRINT
+    fingerprint = hashlib.sha256(canonical_json(decisive)).hexdigest()
+    if path.exists():
+        try:
+            known = json.loads(path.read_text())["fingerprint"]
+        except (ValueError, KeyError, TypeError):
+            known = None
+        if known != fingerprint:
+            raise UserError(
+                f"{work_dir} holds another training (its settings, data, seed or start differ)",
+                "Give another work folder, or delete this one to train from the start.",
+            )
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"fingerprint": fingerprint, **decisive}, indent=2) + "\n")
+    temporary.replace(path)

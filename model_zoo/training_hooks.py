@@ -1,0 +1,172 @@
+"""What happens around a training step: seeds, progress, checkpoints, the last epochs.
+
+mmengine hooks; imported only when a training starts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import EMAHook, Hook
+
+from composition.errors import UserError
+from model_zoo import training_checkpoint
+from model_zoo.training_checkpoint import Checkpoint
+from model_zoo.training_data import EpochSampler
+from model_zoo.training_progress import Clock, TrainingProgress
+
+
+def diverged(what: str) -> UserError:
+    """The error for weights or a loss that are not finite any more."""
+    return UserError(
+        f"training diverged: {what}", "Lower student.learning_rate or raise student.warmup_fraction."
+    )
+
+
+class StepSeedHook(Hook):  # type: ignore[misc]  # mmengine ships no types
+    """Makes every step's random numbers depend on (seed, step) alone.
+
+    Together with the sampler and the data set, which do the same for samples,
+    this is what makes a resumed run equal an uninterrupted one.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, seed: int, sampler: EpochSampler) -> None:
+        self.seed = seed
+        self.sampler = sampler
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Tells the sampler which epoch comes and where in it a resumed run stands."""
+        self.sampler.start(runner.epoch, runner.iter % self.sampler.steps)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Seeds torch (dropout and the like) for this step."""
+        del batch_idx, data_batch
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, runner.iter)).generate_state(1)[0]))
+
+
+class LastEpochsHook(Hook):  # type: ignore[misc]
+    """Adds YOLOX's L1 box loss in the epochs without mosaics (arXiv:2107.08430, section 2.1)."""
+
+    def __init__(self, first_epoch: int) -> None:
+        self.first_epoch = first_epoch
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Switches by epoch number, so that a resumed run is right, too."""
+        head = getattr(runner.model, "bbox_head", None)
+        if head is not None and hasattr(head, "use_l1"):
+            head.use_l1 = runner.epoch >= self.first_epoch
+
+
+class ProgressHook(Hook):  # type: ignore[misc]
+    """Reports every step to the caller and stops a training that diverged."""
+
+    priority = "LOW"
+
+    def __init__(self, report: Callable[[TrainingProgress], None] | None, clock: Clock) -> None:
+        self.report = report
+        self.clock = clock
+        self.rate = 0.0
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Keeps the learning rate of this step; schedulers move on before we report."""
+        del batch_idx, data_batch
+        self.rate = float(runner.optim_wrapper.get_lr()["lr"][0])
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Turns mmengine's log variables into a `TrainingProgress`."""
+        del batch_idx, data_batch
+        losses = {name: float(value.detach()) for name, value in (outputs or {}).items()}
+        loss = losses.pop("loss")
+        if not math.isfinite(loss):
+            raise diverged(f"the loss of step {runner.iter + 1} of {runner.max_iters} is {loss}")
+        if self.report is None:
+            return
+        done, steps = runner.iter + 1, len(runner.train_dataloader)
+        self.report(
+            TrainingProgress(
+                epoch=runner.epoch + 1,
+                epochs=runner.max_epochs,
+                step=runner.iter % steps + 1,
+                steps=steps,
+                loss=loss,
+                losses=losses,
+                learning_rate=self.rate,
+                seconds_elapsed=self.clock.elapsed(),
+                seconds_left=self.clock.left(done, runner.max_iters),
+            )
+        )
+
+
+class CheckpointHook(Hook):  # type: ignore[misc]
+    """Saves the state every so many seconds, and takes it up again.
+
+    Args:
+        folder: The working folder.
+        every_seconds: Least time between two checkpoints; the last step is
+            always saved.
+        averaged: The hook that keeps the moving average, or None.
+        clock: Time trained so far.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, folder: Path, every_seconds: float, averaged: EMAHook | None, clock: Clock) -> None:
+        self.folder = folder
+        self.every_seconds = every_seconds
+        self.averaged = averaged
+        self.clock = clock
+        self.saved_at = time.monotonic()
+
+    def before_train(self, runner: Any) -> None:
+        """Restores the newest checkpoint, if there is one."""
+        checkpoint = training_checkpoint.load(self.folder)
+        if checkpoint is None:
+            return
+        runner.model.load_state_dict(checkpoint.model)
+        if self.averaged is not None:
+            self.averaged.ema_model.load_state_dict(checkpoint.ema)
+        optimizer = runner.optim_wrapper.optimizer
+        optimizer.load_state_dict(checkpoint.optimizer)
+        for weight, state in optimizer.state.items():
+            # the fused kernels walk through memory: moments must lie as their weights do (channels last)
+            for key, value in state.items():
+                if value.shape == weight.shape:
+                    state[key] = torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
+        for scheduler, state in zip(runner.param_schedulers, checkpoint.schedulers, strict=True):
+            scheduler.load_state_dict(state)
+        loop = runner.train_loop
+        loop._iter = checkpoint.step
+        loop._epoch = checkpoint.step // len(loop.dataloader)
+        self.clock.resume(checkpoint.seconds, checkpoint.step)
+        runner.logger.info(f"resumed at step {checkpoint.step} of {runner.max_iters}")
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Saves when it is time, and after the last step."""
+        del batch_idx, data_batch, outputs
+        done = runner.iter + 1
+        if done < runner.max_iters and time.monotonic() - self.saved_at < self.every_seconds:
+            return
+        training_checkpoint.save(
+            self.folder,
+            Checkpoint(
+                step=done,
+                model=runner.model.state_dict(),
+                ema={} if self.averaged is None else self.averaged.ema_model.state_dict(),
+                optimizer=runner.optim_wrapper.optimizer.state_dict(),
+                schedulers=[scheduler.state_dict() for scheduler in runner.param_schedulers],
+                seconds=self.clock.elapsed(),
+            ),
+        )
+        self.saved_at = time.monotonic()

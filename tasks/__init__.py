@@ -1,0 +1,1 @@
+"""Pipeline steps: each reads artifacts, calls the method or the zoo, writes artifacts."""

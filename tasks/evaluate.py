@@ -1,0 +1,230 @@
+"""Evaluation: a detector, or several as an ensemble, on an annotated image set."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from composition import detections as table
+from composition import evaluation
+from composition import label_space as spaces
+from composition.aliases import shared_classes
+from composition.coco import check_coco
+from composition.detections import Detections
+from composition.errors import UserError
+from composition.evaluation import Metrics
+from composition.fusion import Nms
+from composition.label_space import LabelSpace
+from tasks.aggregate import FuseSettings
+from tasks.image_index import build_index, image_root, list_images, load_index, read_json
+from tasks.infer import GenerateSettings, load_all, run_inference
+from tasks.step import step
+from tasks.store import Artifact, Store, digest_of
+from tasks.teachers import Teacher
+
+EVALUATION_VERSION = 1
+METRICS_FILE = "metrics.json"
+PER_CLASS_FILE = "per_class.csv"
+# COCO's AP integrates the whole precision-recall curve: a higher floor would cut its tail
+SETTINGS = GenerateSettings(score_floor=0.01)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """An annotated image set for evaluation.
+
+    Attributes:
+        source: Its COCO file.
+        root: Folder of its images.
+        coco: Its content, checked.
+        digest: Digest of the annotations.
+    """
+
+    source: Path
+    root: Path
+    coco: Mapping[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the comparison.
+
+    Attributes:
+        name: Who was measured.
+        role: ``teacher``, ``ensemble``, ``baseline`` or ``student``.
+        scope: ``own`` = only the classes it knows, ``all`` = the whole label space.
+        metrics: What was measured.
+    """
+
+    name: str
+    role: str
+    scope: str
+    metrics: Metrics
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"name": self.name, "role": self.role, "scope": self.scope, **self.metrics.to_dict()}
+
+
+def load_dataset(source: Path, root: Path | None = None, limit: int | None = None) -> Dataset:
+    """Reads and checks an annotated COCO file.
+
+    Args:
+        source: The file.
+        root: Folder of its images; default as in `tasks.image_index.list_images`.
+        limit: Only the first so many images, by file name.
+
+    Raises:
+        UserError: Names the file and the field that is wrong.
+    """
+    coco = read_json(source)
+    coco = check_coco(coco, str(source))
+    if limit is not None:
+        kept = sorted(coco["images"], key=lambda image: image["file_name"])[:limit]
+        ids = {image["id"] for image in kept}
+        coco = {
+            **coco,
+            "images": kept,
+            "annotations": [a for a in coco["annotations"] if a["image_id"] in ids],
+        }
+    digest = digest_of("dataset", coco["images"], coco["annotations"], coco["categories"])
+    return Dataset(source, (root or image_root(source)).resolve(), coco, digest)
+
+
+def run_on_dataset(store: Store, detector: Teacher, dataset: Dataset) -> Detections:
+    """Runs a detector on a data set; image ids are those of the data set."""
+    names = {image["file_name"]: image["id"] for image in dataset.coco["images"]}
+    listing = list_images(dataset.source, dataset.root)
+    wanted = tuple(path for path in listing.paths if path in names)
+    index = build_index(store, type(listing)(listing.source, listing.root, wanted))
+    records = load_index(index)
+    found = load_all(run_inference(store, detector, index, SETTINGS))
+    lookup = np.full(max(record.image_id for record in records) + 1, -1, np.int64)
+    for record in records:
+        lookup[record.image_id] = names[record.path]
+    return table.with_image_ids(found, lookup)
+
+
+def evaluate_detector(store: Store, detector: Teacher, dataset: Dataset) -> Metrics:
+    """A detector alone, on the classes that it shares with the data set."""
+    found = run_on_dataset(store, detector, dataset)
+    vocabulary = detector.manifest.vocabulary
+    shared = shared_categories(dataset, vocabulary)
+    if not shared:
+        known = ", ".join(category["name"] for category in dataset.coco["categories"][:10])
+        raise UserError(
+            f"detector {detector.name} and {dataset.source} have no class in common",
+            f"The detector knows {', '.join(vocabulary[:10])}; the file has {known}.",
+        )
+    return evaluation.evaluate(found, dataset.coco, vocabulary, restrict_to=shared)
+
+
+def shared_categories(dataset: Dataset, classes: Sequence[str]) -> list[str]:
+    """The categories of a data set that some classes can express, by name or alias."""
+    names = [category["name"] for category in dataset.coco["categories"]]
+    return [names[position] for position in sorted(set(shared_classes(classes, names).values()))]
+
+
+def comparison_key(
+    dataset: Dataset,
+    teachers: Sequence[Teacher],
+    students: Sequence[tuple[str, Teacher]],
+    space: LabelSpace,
+    fusing: FuseSettings,
+) -> str:
+    """Digest of everything that decides a comparison."""
+    return digest_of(
+        "evaluation",
+        EVALUATION_VERSION,
+        dataset.digest,
+        [(teacher.name, teacher.digest) for teacher in teachers],
+        [(role, student.name, student.digest) for role, student in students],
+        spaces.digest(space),
+        fusing.model_dump(mode="json"),
+    )
+
+
+def compare_detectors(
+    store: Store,
+    name: str,
+    dataset: Dataset,
+    teachers: Sequence[Teacher],
+    students: Sequence[tuple[str, Teacher]],
+    space: LabelSpace,
+    fusing: FuseSettings,
+) -> Artifact:
+    """Measures everybody on one data set: teachers, their ensemble, students.
+
+    Args:
+        store: Where the result goes.
+        name: Name of the data set.
+        dataset: The data set.
+        teachers: The teachers, named as in the label space.
+        students: Role (``student`` or ``baseline``) and detector, whose vocabulary is the label space.
+        space: The label space.
+        fusing: The fuser of the composition, which is one of the ensembles.
+
+    Returns:
+        The artifact with ``metrics.json`` and ``per_class.csv``.
+    """
+    key = comparison_key(dataset, teachers, students, space, fusing)
+    done = store.find("evaluations", key)
+    if done:
+        return done
+    everything = shared_categories(dataset, space.classes)
+
+    def measure(found: Detections, categories: Sequence[str]) -> Metrics:
+        return evaluation.evaluate(found, dataset.coco, space.classes, restrict_to=categories)
+
+    rows: list[Row] = []
+    mapped: dict[str, Detections] = {}
+    coverage = spaces.coverage(space)
+    for column, teacher in enumerate(teachers):
+        found = run_on_dataset(store, teacher, dataset)
+        mapped[teacher.name] = spaces.map_detections(space, teacher.name, found)
+        known = [c for c, sees in zip(space.classes, coverage[:, column], strict=True) if sees]
+        own = shared_categories(dataset, known)
+        if own:
+            rows.append(Row(teacher.name, "teacher", "own", measure(mapped[teacher.name], own)))
+        rows.append(Row(teacher.name, "teacher", "all", measure(mapped[teacher.name], everything)))
+    fusers = {"ensemble (nms)": Nms(iou=fusing.iou), f"ensemble ({fusing.method})": fusing.fuser()}
+    for title, fuser in fusers.items():
+        fused = fuser.fuse(list(mapped.values())).detections
+        rows.append(Row(title, "ensemble", "all", measure(fused, everything)))
+    for role, detector in students:
+        found = run_on_dataset(store, detector, dataset)
+        rows.append(Row(detector.name, role, "all", measure(found, everything)))
+    inputs = {"dataset": dataset.digest, "label-space": spaces.digest(space)}
+    inputs |= {detector.name: detector.digest for detector in (*teachers, *(d for _, d in students))}
+    with store.write("evaluations", key, inputs) as draft:
+        document = {"dataset": name, "rows": [row.to_dict() for row in rows]}
+        draft.file(METRICS_FILE).write_text(json.dumps(document, indent=2) + "\n")
+        _write_per_class(draft.file(PER_CLASS_FILE), rows)
+        draft.counts = {"images": len(dataset.coco["images"]), "boxes": len(dataset.coco["annotations"])}
+    return draft.artifact
+
+
+compare = step(compare_detectors, "evaluate", run_name="evaluate on {name}")
+
+
+def load_rows(evaluation_artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows of a comparison in JSON form."""
+    document = json.loads(evaluation_artifact.file(METRICS_FILE).read_text())
+    rows: list[dict[str, Any]] = document["rows"]
+    return rows
+
+
+def _write_per_class(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["detector", "role", "scope", "class", "AP", "AP50", "boxes"])
+        for row in rows:
+            for name, values in row.metrics.per_class.items():
+                writer.writerow([row.name, row.role, row.scope, name, values.AP, values.AP50, values.boxes])

@@ -1,0 +1,50 @@
+"""Where state lives: one folder, ``DETCOMPOSE_HOME`` (default ``.detcompose``)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder that holds everything detcompose keeps between runs.
+
+    Attributes:
+        root: The folder.
+    """
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Home:
+        """``$DETCOMPOSE_HOME``, or ``.detcompose`` in the working directory."""
+        return cls(Path(os.environ.get("DETCOMPOSE_HOME", ".detcompose")).expanduser().resolve())
+
+    @property
+    def store(self) -> Store:
+        """Content-addressed artifacts."""
+        return Store(self.root / "store")
+
+    @property
+    def teachers(self) -> Path:
+        """Bundles added by name."""
+        return self.root / "teachers"
+
+    @property
+    def reports(self) -> Path:
+        """Reports of finished compositions, by recipe name."""
+        return self.root / "reports"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking and registry URI: ``$MLFLOW_TRACKING_URI`` or our own SQLite file."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Where MLflow keeps artifacts when it has no server of its own."""
+        return self.root / "mlflow-artifacts"

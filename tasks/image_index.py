@@ -1,0 +1,233 @@
+"""The image index: which images there are, in a stable order, and which are unusable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from composition.errors import UserError
+from model_zoo.images import SUFFIXES, BadImageError, decode_rgb
+from tasks.progress import track
+from tasks.step import step
+from tasks.store import Artifact, Store, digest_of
+
+INDEX_VERSION = 1
+INDEX_FILE = "images.parquet"
+QUARANTINE_FILE = "quarantine.parquet"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("path", pa.string()),
+        ("uri", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("sha256", pa.string()),
+    ]
+)
+QUARANTINE_SCHEMA = pa.schema([("image_id", pa.int64()), ("path", pa.string()), ("reason", pa.string())])
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One usable image.
+
+    Attributes:
+        image_id: Position of its path in the sorted list of all paths.
+        path: Path relative to the root of the set, with forward slashes.
+        uri: Where it lies.
+        width: Pixels, after EXIF orientation.
+        height: Pixels, after EXIF orientation.
+        sha256: Of the file's bytes.
+    """
+
+    image_id: int
+    path: str
+    uri: str
+    width: int
+    height: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageList:
+    """A set of image files, not yet opened.
+
+    Attributes:
+        source: The folder or COCO file it came from, for messages.
+        root: Folder that the paths are relative to.
+        paths: Sorted relative paths.
+    """
+
+    source: Path
+    root: Path
+    paths: tuple[str, ...]
+
+
+def list_images(source: Path, root: Path | None = None, limit: int | None = None) -> ImageList:
+    """Finds the images of a folder (recursively) or of a COCO file.
+
+    Args:
+        source: A folder of images, or a COCO JSON file with ``images[].file_name``.
+        root: Folder of a COCO file's images; default: ``images/`` beside the
+            file where it exists, else the file's own folder.
+        limit: Take only the first so many of the sorted paths.
+
+    Raises:
+        UserError: Nothing there, or not in the form expected.
+    """
+    if source.is_dir():
+        folder = source
+        paths = sorted(
+            path.relative_to(source).as_posix()
+            for path in source.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+    elif source.is_file():
+        folder = root or image_root(source)
+        paths = sorted({entry["file_name"] for entry in coco_images(source)})
+    else:
+        raise UserError(f"images: {source} does not exist", "Give a folder of images or a COCO JSON file.")
+    if not paths:
+        raise UserError(
+            f"images: {source} holds no images",
+            f"Put images there ({', '.join(SUFFIXES)}) or name another folder.",
+        )
+    if limit is not None:
+        paths = paths[:limit]
+    return ImageList(source, folder.resolve(), tuple(paths))
+
+
+def image_root(source: Path) -> Path:
+    """The folder of a COCO file's images: ``images/`` beside it, or its own folder."""
+    beside = source.parent / "images"
+    return beside if beside.is_dir() else source.parent
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file of the user's.
+
+    Raises:
+        UserError: Missing or not JSON; names the file and line.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", "Check the path.") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not readable JSON: {error}", "Give a COCO JSON file.") from None
+
+
+def coco_images(source: Path) -> list[dict[str, Any]]:
+    """The ``images`` list of a COCO file, checked for what the index needs."""
+    document = read_json(source)
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list):
+        raise UserError(f"{source}: no list 'images'", "Give a COCO JSON file or a folder of images.")
+    for position, entry in enumerate(images):
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{source}: images[{position}] has no 'file_name'")
+    return images
+
+
+def _fingerprint(listing: ImageList) -> Iterator[str | None]:
+    """sha256 of every file, None where it cannot be read."""
+
+    def digest(path: str) -> str | None:
+        try:
+            with (listing.root / path).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(digest, listing.paths)
+
+
+def content_digest(listing: ImageList) -> str:
+    """Digest of an image set: its relative paths and the bytes of every file, not its place."""
+    files = list(zip(listing.paths, _fingerprint(listing), strict=True))
+    return digest_of("image-index", INDEX_VERSION, files)
+
+
+def build_index(store: Store, listing: ImageList) -> Artifact:
+    """Decodes every image once and writes ``images.parquet`` and ``quarantine.parquet``.
+
+    Image ids count all paths, bad ones too, so that repairing a file moves no id.
+    The table holds locations, so this artifact's key holds the root as well;
+    nothing downstream does (see `tasks.infer`), so a moved set costs no inference.
+
+    Raises:
+        UserError: Not one image is usable.
+    """
+    content = content_digest(listing)
+    key = digest_of(content, str(listing.root))
+    found = store.find("image-index", key)
+    if found:
+        return found
+    good: list[ImageRecord] = []
+    bad: list[dict[str, Any]] = []
+
+    def inspect(path: str) -> tuple[str, int, int] | str:
+        file = listing.root / path
+        try:
+            data = file.read_bytes()
+            height, width = decode_rgb(data).shape[:2]
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+        except BadImageError as error:
+            return str(error)
+        return hashlib.sha256(data).hexdigest(), width, height
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = track(pool.map(inspect, listing.paths), "reading images", len(listing.paths))
+        for image_id, (path, result) in enumerate(zip(listing.paths, results, strict=True)):
+            if isinstance(result, str):
+                bad.append({"image_id": image_id, "path": path, "reason": result})
+            else:
+                sha256, width, height = result
+                uri = str(listing.root / path)
+                good.append(ImageRecord(image_id, path, uri, width, height, sha256))
+    if not good:
+        raise UserError(
+            f"images: none of the {len(bad)} images of {listing.source} is usable; "
+            f"the first, {bad[0]['path']}: {bad[0]['reason']}",
+            "Check the path and the files.",
+        )
+    with store.write("image-index", key, {"content": content}) as draft:
+        rows = [{name: getattr(record, name) for name in INDEX_SCHEMA.names} for record in good]
+        pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), draft.file(INDEX_FILE))
+        pq.write_table(pa.Table.from_pylist(bad, QUARANTINE_SCHEMA), draft.file(QUARANTINE_FILE))
+        draft.counts = {"images": len(good), "quarantined": len(bad)}
+    return draft.artifact
+
+
+index_images = step(build_index, "index images")
+
+
+def load_index(index: Artifact) -> list[ImageRecord]:
+    """The usable images of an index, by image id."""
+    rows = pq.read_table(index.file(INDEX_FILE)).to_pylist()
+    return [ImageRecord(**row) for row in rows]
+
+
+def load_quarantine(index: Artifact) -> list[dict[str, Any]]:
+    """The unusable images of an index: ``image_id``, ``path``, ``reason``."""
+    rows: list[dict[str, Any]] = pq.read_table(index.file(QUARANTINE_FILE)).to_pylist()
+    return rows
+
+
+def shards(records: Sequence[ImageRecord], size: int) -> Iterator[Sequence[ImageRecord]]:
+    """Consecutive runs of at most ``size`` images."""
+    for start in range(0, len(records), size):
+        yield records[start : start + size]

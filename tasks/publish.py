@@ -1,0 +1,212 @@
+"""Gathers what a finished composition has to show and writes its report page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from composition import detections as table
+from composition import label_space as spaces
+from composition import pseudo_labels as pseudo
+from composition.detections import Detections
+from composition.label_space import LabelSpace
+from model_zoo.adapters.base import InferenceSettings
+from model_zoo.adapters.registry import open_detector
+from model_zoo.images import read_rgb
+from tasks.aggregate import FilterSettings, as_detections, load_labels
+from tasks.image_index import ImageRecord, load_index
+from tasks.infer import load_detections
+from tasks.report import choose_pictures, write_report
+from tasks.report_data import (
+    Cell,
+    Picture,
+    ReportData,
+    ResultRow,
+    ScoreHistogram,
+    TeacherInfo,
+    TrainingPoint,
+)
+from tasks.step import step
+from tasks.store import Artifact
+from tasks.teachers import Teacher
+from tasks.train import as_teacher, load_history
+
+PICTURES = 6
+SHOWN_SCORE = 0.3
+"""Score from which a student's box is drawn."""
+_BINS = np.linspace(0.0, 1.0, 41)
+# enough for a picture choice and a histogram, and bounded however large the pool is
+_SAMPLED_SHARDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The artifacts of a composition that has come to its end.
+
+    Attributes:
+        name: Of the recipe.
+        facts: Digests and numbers for the provenance table.
+        student_facts: What was chosen about the student.
+        space: The label space.
+        teachers: The teachers.
+        filtering: The thresholds.
+        index: The images.
+        shards: Teacher name to its shards.
+        labels: The pseudo-labels.
+        student: The trained student.
+        evaluations: Data set name to rows in JSON form.
+        seconds: Durations of the steps.
+        command: What to type to get this again.
+        created: When it was finished.
+    """
+
+    name: str
+    facts: Mapping[str, str]
+    student_facts: Mapping[str, str]
+    space: LabelSpace
+    teachers: Sequence[Teacher]
+    filtering: FilterSettings
+    index: Artifact
+    shards: Mapping[str, Sequence[Artifact]]
+    labels: Artifact
+    student: Artifact
+    evaluations: Mapping[str, Sequence[Mapping[str, Any]]]
+    seconds: Mapping[str, float]
+    command: str
+    created: str
+
+
+def publish_report(folder: Path, done: Finished) -> Path:
+    """Writes ``report.html`` of a finished composition.
+
+    Args:
+        folder: Where to.
+        done: The composition's artifacts.
+
+    Returns:
+        The page.
+    """
+    classes = done.space.classes
+    # the first evaluation set has the headline; the others follow in metrics.json and per_class.csv
+    dataset, rows = next(iter(done.evaluations.items()), ("", ()))
+    labels = load_labels(done.labels)
+    data = ReportData(
+        title=done.name,
+        created=done.created,
+        summary=_summary(done),
+        classes=classes,
+        teachers=tuple(
+            TeacherInfo(t.name, t.manifest.adapter, t.manifest.vocabulary, t.digest) for t in done.teachers
+        ),
+        student=done.student_facts,
+        coverage=_coverage(done.space),
+        results=tuple(_result(row) for row in rows),
+        results_note=_results_note(dataset, rows),
+        pseudo_labels=_label_sources(labels, classes, [t.name for t in done.teachers]),
+        scores=tuple(_histogram(done, teacher.name) for teacher in done.teachers),
+        training=tuple(
+            TrainingPoint(int(point["epoch"]), point["loss"], point["learning_rate"])
+            for point in load_history(done.student)
+        ),
+        pictures=_pictures(done, labels),
+        provenance=done.facts,
+        durations=done.seconds,
+        command=done.command,
+    )
+    return write_report(folder, data)
+
+
+report_task = step(publish_report, "report")
+
+
+def _summary(done: Finished) -> tuple[str, ...]:
+    counts = done.labels.counts
+    sentences = [
+        f"{len(done.teachers)} teachers labelled {counts['images']} images "
+        f"with {counts['labels']} pseudo-labels of {len(done.space.classes)} classes; "
+        "one student was trained on them without any label made by a person."
+    ]
+    bad = done.index.counts.get("quarantined", 0)
+    if bad:
+        sentences.append(f"{bad} images could not be used and were left out.")
+    return tuple(sentences)
+
+
+def _coverage(space: LabelSpace) -> dict[str, dict[str, str]]:
+    known: dict[str, dict[str, str]] = {name: {} for name in space.classes}
+    for teacher, entries in space.teachers.items():
+        for entry in entries:
+            if entry.target is not None and entry.relation != "drop":
+                known[entry.target][teacher] = entry.teacher_class
+    return known
+
+
+def _result(row: Mapping[str, Any]) -> ResultRow:
+    per_class = {name: values["AP"] for name, values in row["per_class"].items() if values["AP"] is not None}
+    return ResultRow(row["name"], row["role"], row["scope"], row["AP"] or 0.0, row["AP50"] or 0.0, per_class)
+
+
+def _results_note(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    first = next(row for row in rows if row["scope"] == "all")
+    return (
+        f"{dataset}: {first['images']} images, {first['boxes']} boxes; "
+        "COCO AP, at most 100 detections an image."
+    )
+
+
+def _label_sources(
+    labels: pseudo.PseudoLabels, classes: Sequence[str], names: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = {name: Counter() for name in classes}
+    for class_id, kind, mask in zip(labels.class_id, labels.kind, labels.teachers, strict=True):
+        agreed = " + ".join(name for bit, name in enumerate(names) if int(mask) >> bit & 1)
+        counts[classes[class_id]][agreed if kind == pseudo.POSITIVE else "ignored"] += 1
+    return {name: dict(counter) for name, counter in counts.items()}
+
+
+def _histogram(done: Finished, teacher: str) -> ScoreHistogram:
+    counts = np.zeros(len(_BINS) - 1, np.int64)
+    for shard in done.shards[teacher]:
+        counts += np.histogram(load_detections(shard).score, _BINS)[0]
+    thresholds = {"all": done.filtering.threshold, **done.filtering.per_class}
+    return ScoreHistogram(teacher, tuple(_BINS.tolist()), tuple(counts.tolist()), thresholds)
+
+
+def _pictures(done: Finished, labels: pseudo.PseudoLabels) -> tuple[Picture, ...]:
+    policy = done.filtering.policy(done.space.classes)
+    views: dict[str, Detections] = {}
+    for teacher in done.teachers:
+        mapped = spaces.map_detections(
+            done.space,
+            teacher.name,
+            table.concatenate(
+                [load_detections(shard) for shard in done.shards[teacher.name][:_SAMPLED_SHARDS]]
+            ),
+        )
+        views[teacher.name] = mapped[policy.keep(mapped)]
+    fused = as_detections(labels)
+    sampled = sum(shard.counts["images"] for shard in done.shards[done.teachers[0].name][:_SAMPLED_SHARDS])
+    records = {record.image_id: record for record in load_index(done.index)[:sampled]}
+    chosen = choose_pictures(views, list(records), PICTURES)
+    student = as_teacher(done.student)
+    detector = open_detector(student.folder, InferenceSettings(score_floor=SHOWN_SCORE))
+    return tuple(
+        _picture(records[image_id], views, fused, detector.predict([read_rgb(Path(records[image_id].uri))]))
+        for image_id in chosen
+    )
+
+
+def _picture(
+    record: ImageRecord, views: Mapping[str, Detections], fused: Detections, by_student: Detections
+) -> Picture:
+    cells = [Cell(name, view[view.image_id == record.image_id]) for name, view in views.items()]
+    cells.append(Cell("pseudo-labels", fused[fused.image_id == record.image_id]))
+    cells.append(Cell("student", by_student))
+    return Picture(read_rgb(Path(record.uri)), tuple(cells), record.path)

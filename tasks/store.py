@@ -1,0 +1,231 @@
+"""The store: a content-addressed workspace in which nothing exists by halves.
+
+An artifact is a folder ``<root>/<kind>/<key>/`` whose ``manifest.json`` is
+written last. Writers fill a staging folder beside it and rename it into place,
+so a killed process leaves at most a staging folder, which the next writer of
+that key removes. Keys are digests of everything that decided the content.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from composition.errors import UserError
+from model_zoo.bundle import canonical_json, sha256_of
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What tasks hand to each other: a pointer into the store, never the data.
+
+    Attributes:
+        kind: First folder level, e.g. ``detections``.
+        uri: The artifact's folder.
+        digest: Its key.
+        counts: Small numbers about it, e.g. ``{"images": 421}``.
+    """
+
+    kind: str
+    uri: str
+    digest: str
+    counts: Mapping[str, int]
+
+    @property
+    def folder(self) -> Path:
+        """The artifact's folder as a path."""
+        return Path(self.uri)
+
+    def file(self, name: str) -> Path:
+        """Path of one of its files."""
+        return self.folder / name
+
+
+def digest_of(*parts: Any) -> str:
+    """sha256 (hex) of JSON values, the one way in which keys are made."""
+    return hashlib.sha256(canonical_json(parts)).hexdigest()
+
+
+class Draft:
+    """An artifact that is being written; files go below `folder`."""
+
+    def __init__(self, folder: Path, final: Path) -> None:
+        self.folder = folder
+        self.counts: dict[str, int] = {}
+        self._final = final
+
+    def file(self, name: str) -> Path:
+        """Path for a file of the artifact."""
+        return self.folder / name
+
+    @property
+    def artifact(self) -> Artifact:
+        """The finished artifact; valid after the ``write`` block."""
+        return Artifact(self._final.parent.name, str(self._final), self._final.name, self.counts)
+
+
+class Store:
+    """A folder of artifacts.
+
+    Args:
+        root: Where it lies; made when missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """The artifact if it exists whole (manifest present, all files of the right size)."""
+        folder = self.root / kind / key
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError:
+            raise UserError(
+                f"{folder / MANIFEST} is damaged", f"Delete the folder {folder}; it will be made again."
+            ) from None
+        for name, entry in manifest["files"].items():
+            file = folder / name
+            if not file.is_file() or file.stat().st_size != entry["bytes"]:
+                raise UserError(
+                    f"{file} is missing or was changed",
+                    f"Delete the folder {folder}; it will be made again.",
+                )
+        return Artifact(kind, str(folder), key, manifest["counts"])
+
+    @contextmanager
+    def write(self, kind: str, key: str, inputs: Mapping[str, str]) -> Iterator[Draft]:
+        """Writes an artifact: fill the draft's folder, leave the block, and it exists.
+
+        Args:
+            kind: Artifact kind.
+            key: Its digest.
+            inputs: Names and digests of what it was made from (lineage).
+
+        Raises:
+            UserError: The disk is full.
+        """
+        final = self.root / kind / key
+        # the process id keeps two writers of one key apart; the later one to finish yields
+        staging = final.with_name(f".{key}.{os.getpid()}.partial")
+        with disk_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            self._sweep(final)
+            staging.mkdir()
+        draft = Draft(staging, final)
+        try:
+            with disk_errors(final):
+                yield draft
+                self._seal(draft, kind, key, inputs)
+                _rename(staging, final)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    @staticmethod
+    def _seal(draft: Draft, kind: str, key: str, inputs: Mapping[str, str]) -> None:
+        files = sorted(path for path in draft.folder.rglob("*") if path.is_file())
+        manifest = {
+            "kind": kind,
+            "schema_version": SCHEMA_VERSION,
+            "digest": key,
+            "inputs": dict(inputs),
+            "files": {
+                path.relative_to(draft.folder).as_posix(): {
+                    "sha256": sha256_of(path),
+                    "bytes": path.stat().st_size,
+                }
+                for path in files
+            },
+            "counts": draft.counts,
+            "tool_version": version("detcompose"),
+            "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        write_atomic(draft.folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+
+    @staticmethod
+    def _sweep(final: Path) -> None:
+        """Removes what killed writers of this key left behind."""
+        for leftover in final.parent.glob(f".{final.name}.*.partial"):
+            pid = int(leftover.name.split(".")[-2])
+            if pid == os.getpid() or not _alive(pid):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def work_folder(self, kind: str, key: str) -> Path:
+        """A folder for unfinished work on a key (checkpoints); kept until `forget_work`."""
+        folder = self.root / "work" / f"{kind}-{key}"
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def forget_work(self, kind: str, key: str) -> None:
+        """Removes the unfinished work on a key, once its artifact exists."""
+        shutil.rmtree(self.root / "work" / f"{kind}-{key}", ignore_errors=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes a file so that it is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turns "disk full" and "read-only" into errors that name the place and the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"no space left while writing {place}",
+                "Free some space or set DETCOMPOSE_HOME to a larger disk, then run the same command again: "
+                "it goes on where it stopped.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise UserError(
+                f"no permission to write {place}",
+                "Set DETCOMPOSE_HOME to a folder that you can write to.",
+            ) from error
+        raise
+
+
+def _rename(staging: Path, final: Path) -> None:
+    try:
+        staging.rename(final)
+    except OSError as error:
+        # ENOTEMPTY/EEXIST: another process finished the same key first; its content is ours
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not (final / MANIFEST).exists():
+            shutil.rmtree(final)
+            staging.rename(final)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,148 @@
+"""Teachers by name: the bundles below ``<home>/teachers``."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from composition.errors import UserError
+from model_zoo import bundle
+from tasks.home import Home
+from tasks.store import disk_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A detector that takes part in a composition.
+
+    Attributes:
+        name: Unique within the composition.
+        folder: Its bundle.
+        manifest: The bundle's manifest, checked.
+    """
+
+    name: str
+    folder: Path
+    manifest: bundle.Manifest
+
+    @property
+    def digest(self) -> str:
+        """Identity of the detector, whatever it is called."""
+        return self.manifest.digest
+
+
+def names(home: Home) -> list[str]:
+    """Names of the teachers that were added, sorted."""
+    return sorted(path.parent.name for path in home.teachers.glob(f"[!.]*/{bundle.MANIFEST}"))
+
+
+def find(home: Home, reference: str, *, base: Path | None = None, verify: bool = True) -> Teacher:
+    """Looks a teacher up by name, or opens a bundle by path.
+
+    Args:
+        home: Where the named teachers are.
+        reference: A name, or the path of a bundle folder.
+        base: Folder that a relative path counts from; default: the working directory.
+        verify: Hash the weights, so that a changed file is noticed.
+
+    Raises:
+        UserError: No such teacher (with the nearest names), or a damaged bundle.
+    """
+    named = home.teachers / reference
+    if bundle.NAME_PATTERN.match(reference) and (named / bundle.MANIFEST).is_file():
+        return Teacher(reference, named, bundle.read(named, verify=verify))
+    path = ((base or Path.cwd()) / Path(reference).expanduser()).resolve()
+    if (path / bundle.MANIFEST).is_file():
+        manifest = bundle.read(path, verify=verify)
+        return Teacher(manifest.name, path, manifest)
+    known = names(home)
+    near = difflib.get_close_matches(reference, known, n=3)
+    hint = (
+        f"Did you mean {', '.join(near)}?" if near else f"Known teachers: {', '.join(known) or 'none yet'}."
+    )
+    raise UserError(
+        f"there is no teacher {reference!r}, neither by name nor as a bundle folder",
+        f"{hint} Add one with `detcompose teacher add`.",
+    )
+
+
+def add(
+    home: Home,
+    model: Path,
+    name: str,
+    *,
+    classes: Path | None = None,
+    decoder: str | None = None,
+    weights: Path | None = None,
+    license: str = "unknown",
+) -> Teacher:
+    """Adds a teacher under a name; adding the same again changes nothing.
+
+    Args:
+        home: Where named teachers are.
+        model: An .onnx file, a darknet .cfg, an mmdet JSON config or a bundle folder.
+        name: Name by which it is addressed afterwards.
+        classes: File with its class names; not for a bundle, which has them.
+        decoder: Layout of an ONNX model's outputs, where it cannot be told from their shapes.
+        weights: Weights file, where it does not lie beside the model.
+        license: Licence of the weights.
+
+    Raises:
+        UserError: Anything about it is wrong, or the name is taken by another detector.
+    """
+    if not bundle.NAME_PATTERN.match(name):
+        raise UserError(
+            f"{name!r} cannot be a teacher's name",
+            "Use 1 to 64 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit.",
+        )
+    destination = home.teachers / name
+    if (model / bundle.MANIFEST).is_file():
+        add_bundle(model, name, destination)
+    elif classes is None:
+        raise UserError(
+            f"teacher add: {model} needs its class names", "Give --classes FILE, one name a line."
+        )
+    else:
+        # reading model files takes the onnx library, which looking up a name does not need
+        from model_zoo.importing import import_teacher
+
+        with disk_errors(destination):
+            import_teacher(
+                model,
+                classes=classes,
+                name=name,
+                destination=destination,
+                decoder=decoder,
+                weights=weights,
+                license=license,
+            )
+    return find(home, name)
+
+
+def add_bundle(source: Path, name: str, destination: Path) -> None:
+    """Copies a bundle under a name.
+
+    Raises:
+        UserError: The bundle is damaged, or the name is taken by another detector.
+    """
+    manifest = bundle.read(source)
+    if (destination / bundle.MANIFEST).is_file():
+        if bundle.read(destination, verify=False).digest == manifest.digest:
+            return
+        raise UserError(
+            f"the name {name!r} is taken by another detector",
+            f"Choose another name, or remove the folder {destination} first.",
+        )
+    with disk_errors(destination):
+        bundle.write(
+            destination,
+            name=name,
+            adapter=manifest.adapter,
+            vocabulary=manifest.vocabulary,
+            input=manifest.input,
+            output=manifest.output,
+            files={file: source / file for file in manifest.files},
+            provenance=manifest.provenance,
+            license=manifest.license,
+        )

@@ -1,0 +1,174 @@
+"""MLflow: a run per composition, a child run per step, the student as a model version.
+
+All calls carry the run id: MLflow's "active run" is thread-local and would mix
+up parallel steps. The default is a SQLite file below the home folder; with
+``MLFLOW_TRACKING_URI`` set, everything goes to that server instead.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.entities.model_registry import ModelVersion
+
+from composition.errors import UserError
+from composition.label_space import LabelSpace
+from composition.label_space import digest as label_space_digest
+from tasks.home import Home
+
+COMPOSITION_TAG = "detcompose.composition"
+STEP_TAG = "detcompose.step"
+DIGEST_TAG = "digest"
+STUDENT_PREFIX = "students."
+_PARAM_LIMIT = 6000
+_BATCH_LIMIT = 100
+
+
+def client(home: Home) -> MlflowClient:
+    """A client of the tracking server, or of our own SQLite file.
+
+    Raises:
+        UserError: The server cannot be reached.
+    """
+    uri = home.tracking_uri
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        connected = MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+        connected.search_experiments(max_results=1)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"MLflow at {uri} does not answer: {reason}",
+            "Start the server, or unset MLFLOW_TRACKING_URI to use a local SQLite file.",
+        ) from error
+    return connected
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One MLflow run.
+
+    Attributes:
+        client: The connection.
+        experiment_id: Its experiment.
+        run_id: Its id.
+    """
+
+    client: MlflowClient
+    experiment_id: str
+    run_id: str
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Logs parameters, nested ones with dotted names; repeating the same is no error."""
+        flat = {name: str(value)[:_PARAM_LIMIT] for name, value in _flatten(values)}
+        self.client.log_batch(self.run_id, params=[Param(name, value) for name, value in flat.items()])
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Logs numbers at a step."""
+        now = int(time.time() * 1000)
+        entries = [Metric(name, float(value), now, step) for name, value in values.items()]
+        for start in range(0, len(entries), _BATCH_LIMIT):
+            self.client.log_batch(self.run_id, metrics=entries[start : start + _BATCH_LIMIT])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Sets tags."""
+        self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in values.items()])
+
+    def artifacts(self, path: Path, folder: str | None = None) -> None:
+        """Logs a file or a folder."""
+        if path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self.client.log_artifact(self.run_id, str(path), folder)
+
+    @contextmanager
+    def child(self, step: str) -> Iterator[Run]:
+        """A child run for a step; one that was killed is taken up again."""
+        tags = {STEP_TAG: step, "mlflow.parentRunId": self.run_id}
+        with _open(self.client, self.experiment_id, step, tags) as run:
+            yield run
+
+
+def experiment(connection: MlflowClient, home: Home, space: LabelSpace) -> str:
+    """The experiment of a label space, made when missing: its students are comparable."""
+    digest = label_space_digest(space)
+    shown = ", ".join(space.classes[:4]) + (", ..." if len(space.classes) > 4 else "")
+    name = f"{len(space.classes)} classes: {shown} [{digest[:8]}]"
+    existing = connection.get_experiment_by_name(name)
+    if existing:
+        return str(existing.experiment_id)
+    # a server has its own artifact store; SQLite alone would write ./mlruns
+    own = home.tracking_uri.startswith("sqlite:///")
+    location = (home.mlflow_artifacts / digest[:16]).as_uri() if own else None
+    return str(connection.create_experiment(name, artifact_location=location, tags={"label_space": digest}))
+
+
+@contextmanager
+def composition_run(connection: MlflowClient, experiment_id: str, name: str, digest: str) -> Iterator[Run]:
+    """The run of a composition; a failed or killed one of the same digest goes on."""
+    with _open(connection, experiment_id, name, {COMPOSITION_TAG: digest}) as run:
+        yield run
+
+
+@contextmanager
+def _open(connection: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> Iterator[Run]:
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    earlier = connection.search_runs([experiment_id], query, max_results=1)
+    if earlier:
+        run_id = earlier[0].info.run_id
+        connection.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+    else:
+        run_id = connection.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
+    status = RunStatus.FAILED
+    try:
+        yield Run(connection, experiment_id, run_id)
+        status = RunStatus.FINISHED
+    except (KeyboardInterrupt, SystemExit):
+        status = RunStatus.KILLED
+        raise
+    finally:
+        connection.set_terminated(run_id, RunStatus.to_string(status))
+
+
+def register_student(
+    run: Run, name: str, bundle_folder: Path, tags: Mapping[str, str], digest: str
+) -> ModelVersion:
+    """Registers a student's bundle as a new model version, once per digest.
+
+    Args:
+        run: The composition's run, which keeps the bundle as artifacts.
+        name: Recipe name; the registered model is ``students.<name>``.
+        bundle_folder: The bundle.
+        tags: Tags of the version.
+        digest: Composition digest; a version that carries it is returned as it is.
+    """
+    model = STUDENT_PREFIX + name
+    if not run.client.search_registered_models(f"name = '{model}'"):
+        run.client.create_registered_model(model, tags={"role": "student"})
+    for version in run.client.search_model_versions(f"name = '{model}'"):
+        if version.tags.get(DIGEST_TAG) == digest:
+            return version
+    run.artifacts(bundle_folder, "student")
+    source = f"{run.client.get_run(run.run_id).info.artifact_uri}/student"
+    return run.client.create_model_version(
+        model, source, run_id=run.run_id, tags={**tags, DIGEST_TAG: digest, "role": "student"}
+    )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            yield f"{prefix}{name}", ", ".join(str(item) for item in value)
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,19 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real images and detectors; tests that need them are skipped where they are absent."""
+    folder = Path(os.environ.get("DETCOMPOSE_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "coco" / "val.json").is_file():
+        pytest.skip(f"no data at {folder} (set DETCOMPOSE_DATA)")
+    return folder

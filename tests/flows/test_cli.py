@@ -1,0 +1,213 @@
+"""The command line in this process: what it prints, for people and for machines, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.cli.main import main
+from tests.flows.conftest import TEACHERS, small_recipe
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    # the harness has its own Prefect database; the rest of the environment is the command's
+    monkeypatch.setenv("COLUMNS", "200")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["detcompose", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    logging.getLogger("detcompose").handlers.clear()
+
+
+def _add(run: Run, data_dir: Path, name: str = "fd") -> tuple[int, str, str]:
+    folder = data_dir / "teachers"
+    return run(
+        "teacher", "add", folder / "fastestdet_coco" / "FastestDet.onnx",
+        "--classes", folder / "coco.names", "--name", name, "--json",
+    )  # fmt: skip
+
+
+def test_a_teacher_is_added_listed_and_shown(run: Run, data_dir: Path) -> None:
+    code, out, _ = _add(run, data_dir)
+    assert code == 0
+    added = json.loads(out)
+    assert added["name"] == "fd"
+    assert json.loads(_add(run, data_dir)[1]) == added  # the same twice is no error
+
+    code, out, _ = run("teacher", "list", "--json")
+    assert [(t["name"], t["digest"], len(t["classes"])) for t in json.loads(out)] == [
+        ("fd", added["digest"], 80)
+    ]
+    code, out, _ = run("teacher", "show", "fd", "--json")
+    assert json.loads(out)["output"]["decoder"] == "fastestdet"
+    assert "fastestdet" in run("teacher", "list")[1]
+    assert added["digest"] in run("teacher", "show", "fd")[1]
+
+
+def test_a_teacher_is_evaluated_on_the_classes_that_it_shares(run: Run, data_dir: Path) -> None:
+    _add(run, data_dir)
+    code, out, _ = run(
+        "teacher", "evaluate", "fd", "--images", data_dir / "coco" / "val.json", "--limit", "20", "--json"
+    )
+    assert code == 0
+    metrics = json.loads(out)
+    assert metrics["images"] == 20
+    assert 0 < metrics["AP"] < metrics["AP50"] < 100
+    # sofa and tvmonitor are known to the file as couch and tv
+    assert "couch" in metrics["per_class"] or "tv" in metrics["per_class"]
+
+
+def test_a_name_belongs_to_one_detector(run: Run, data_dir: Path) -> None:
+    _add(run, data_dir)
+    code, _, err = run("teacher", "add", TEACHERS / "digits-low", "--name", "fd")
+    assert code == 2
+    assert "the name 'fd' is taken by another detector" in err
+
+
+def test_classes_of_the_wrong_length_are_an_error(run: Run, data_dir: Path) -> None:
+    folder = data_dir / "teachers"
+    code, _, err = run(
+        "teacher", "add", folder / "fastestdet_coco" / "FastestDet.onnx",
+        "--classes", folder / "voc.names", "--name", "fd",
+    )  # fmt: skip
+    assert code == 2
+    assert "80" in err
+    assert "20" in err
+
+
+def test_label_spaces_are_proposed_and_checked(run: Run, tmp_path: Path) -> None:
+    teachers = f"{TEACHERS / 'digits-low'},{TEACHERS / 'digits-high'}"
+    code, text, _ = run("label-space", "propose", "--teachers", teachers)
+    assert code == 0
+    file = tmp_path / "space.yaml"
+    file.write_text(text)
+    code, out, _ = run("label-space", "check", file, "--teachers", teachers, "--json")
+    assert code == 0
+    assert json.loads(out)["classes"][:2] == ["zero", "one"]
+    file.write_text(text.replace("nine: nine", "nine: ninety"))
+    code, _, err = run("label-space", "check", file, "--teachers", teachers)
+    assert code == 2
+    assert "space.yaml:" in err
+
+
+def test_a_dry_run_prints_the_plan_and_runs_nothing(run: Run, home: Path, recipe_file: Path) -> None:
+    code, out, _ = run("compose", recipe_file, "--dry-run", "--json")
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["images"]["count"] == 24
+    assert plan["label_space"]["coverage"]["digits-low"] == [True] * 7 + [False] * 3
+    assert plan["estimate"]["training_seconds"] > 0
+    assert not (home / "store").exists()
+    code, out, _ = run("compose", recipe_file, "--dry-run", "--limit", "5")
+    assert "Nothing was run" in out
+    assert "5 of" in out
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_compose_report_evaluate_and_predict(
+    run: Run, home: Path, recipe_file: Path, scenes: Path, tmp_path: Path
+) -> None:
+    code, out, _ = run("compose", recipe_file, "--limit", "16", "--json")
+    assert code == 0
+    record = json.loads(out)
+    code, out, _ = run("compose", recipe_file, "--limit", "16")
+    assert "no work was done" in out
+
+    code, out, _ = run("report", "digits", "--json")
+    assert json.loads(out)["composition"] == record["composition"]
+    assert "report.html" in run("report")[1]
+    code, _, err = run("report", "letters")
+    assert code == 2
+    assert "digits" in err
+
+    annotations = scenes / "evaluation" / "scenes.json"
+    code, out, _ = run(
+        "evaluate", record["bundle"], TEACHERS / "digits-low", "--images", annotations, "--json"
+    )
+    rows: list[dict[str, Any]] = json.loads(out)["rows"]
+    assert rows[0]["AP"] == record["evaluations"]["evaluation"][-1]["AP"]
+    assert rows[1]["AP"] == record["evaluations"]["evaluation"][0]["AP"]
+
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"")
+    pictures = tmp_path / "pictures"
+    code, out, _ = run(
+        "predict", TEACHERS / "digits-low", scenes / "evaluation", bad, "--out", pictures, "--json"
+    )
+    assert code == 0
+    results = json.loads(out)
+    assert len(results) == 9
+    assert "0 bytes" in results[-1]["error"]
+    assert sum(len(result.get("detections", [])) for result in results) > 5
+    assert all(Path(result["picture"]).is_file() for result in results[:-1])
+
+
+def test_doctor_finds_everything(run: Run) -> None:
+    code, out, _ = run("doctor", "--json")
+    checks = {check["check"]: check for check in json.loads(out)}
+    assert code == 0
+    assert checks["mmcv operators"]["value"] == "backed by torchvision"
+    assert checks["torch"]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("teacher", "show", "nobody"), "there is no teacher 'nobody'"),
+        (("compose", "nowhere.yaml"), "recipe nowhere.yaml does not exist"),
+        (("predict", str(TEACHERS / "digits-low"), "x.jpg"), "nothing to produce"),
+        (("predict", str(TEACHERS / "digits-low"), "x.jpg", "--json"), "x.jpg does not exist"),
+        (("teacher", "add", "x.onnx", "--name", "x"), "needs its class names"),
+        (("teacher", "add", "x.onnx", "--name", "X Y", "--classes", "c"), "cannot be a teacher's name"),
+        (("train", "--name", "x", "--images", "x.json", "--architecture", "yolo"), "--architecture"),
+        (("train", "--name", "x", "--images", "x.json", "--part", "3/2"), "is not a part"),
+        (("train", "--name", "x", "--images", "x.json"), "x.json does not exist"),
+    ],
+)
+@pytest.mark.usefixtures("prefect_server")
+def test_mistakes_are_two_lines_and_exit_code_2(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert lines[0].startswith("error: ")
+    assert message in err
+    assert len(lines) <= 3
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_one_bad_image_is_reported_and_left_out(run: Run, scenes: Path, tmp_path: Path, home: Path) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for file in sorted((scenes / "pool").glob("*.jpg"))[:3]:
+        (pool / file.name).symlink_to(file)
+    (pool / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump(small_recipe(scenes, images={"source": str(pool)}, evaluate=[])))
+    code, out, _ = run("compose", recipe, "--json")
+    assert code == 0
+    assert json.loads(out)["images"] == {"images": 3, "quarantined": 1}

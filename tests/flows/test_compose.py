@@ -1,0 +1,142 @@
+"""The main job on a real Prefect server, a real MLflow database and real small detectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from composition.errors import UserError
+from flows.compose import compose
+from flows.plan import make_plan
+from flows.recipe import Recipe, load_recipe
+from model_zoo import bundle
+from tasks.home import Home
+from tests.flows.conftest import small_recipe
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    record = compose(recipe)
+
+    manifest = bundle.read(Path(record["bundle"]))
+    assert manifest.adapter == "mmdet"
+    assert len(manifest.vocabulary) == 10
+    assert set(manifest.provenance["teachers"]) == {"digits-low", "digits-high"}
+    assert record["images"] == {"images": 24, "quarantined": 0}
+    assert record["pseudo_labels"]["labels"] > 0
+
+    rows = record["evaluations"]["evaluation"]
+    assert [(row["name"], row["scope"]) for row in rows] == [
+        ("digits-low", "own"),
+        ("digits-low", "all"),
+        ("digits-high", "own"),
+        ("digits-high", "all"),
+        ("ensemble (nms)", "all"),
+        ("ensemble (wbf)", "all"),
+        ("digits", "all"),
+    ]
+    page = Path(record["report"]).read_text()
+    assert "digits-high" in page
+    assert "ensemble (wbf)" in page
+
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    (version,) = client.search_model_versions("name = 'students.digits'")
+    assert version.tags["digest"] == record["composition"]
+    assert "digits-low=" in version.tags["parents"]
+    assert version.tags["classes"].startswith("zero, one")
+    run = client.get_run(record["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["student.architecture"] == "yolox_pico"
+    children = client.search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{record['run_id']}'"
+    )
+    steps = {child.info.run_name: child for child in children}
+    assert {"index", "infer digits-low", "aggregate", "train", "evaluate evaluation", "register"} <= set(
+        steps
+    )
+    assert client.get_metric_history(steps["train"].info.run_id, "loss")
+    assert {item.path for item in client.list_artifacts(record["run_id"])} == {"student", "report"}
+
+    # nothing has changed: no work, no new run, no new version
+    again = compose(recipe)
+    assert again["unchanged"]
+    assert again["run_id"] == record["run_id"]
+    assert len(client.search_model_versions("name = 'students.digits'")) == 1
+
+    # another threshold needs new labels and a new student, but no inference
+    stamps = {path: path.stat().st_mtime_ns for path in (home / "store" / "detections").rglob("*.parquet")}
+    changed = recipe.model_copy(update={"filter": recipe.filter.model_copy(update={"threshold": 0.6})})
+    other = compose(changed)
+    assert other["composition"] != record["composition"]
+    assert other["pseudo_labels"]["labels"] <= record["pseudo_labels"]["labels"]
+    after = {path: path.stat().st_mtime_ns for path in (home / "store" / "detections").rglob("*.parquet")}
+    assert {path: after[path] for path in stamps} == stamps
+    assert len(client.search_model_versions("name = 'students.digits'")) == 2
+
+
+def _plan(scenes: Path, home: Path, **changes: object) -> None:
+    recipe = Recipe.model_validate(small_recipe(scenes, **changes))
+    make_plan(recipe, Home(home))
+
+
+def test_the_digest_ignores_names_places_and_batches(home: Path, scenes: Path, tmp_path: Path) -> None:
+    one = make_plan(Recipe.model_validate(small_recipe(scenes)), Home(home))
+    moved = tmp_path / "moved"
+    moved.symlink_to(scenes / "pool")
+    other = Recipe.model_validate(
+        small_recipe(
+            scenes, name="other", images={"source": str(moved)}, generate={"batch_size": 3, "shard_size": 7}
+        )
+    )
+    assert make_plan(other, Home(home)).digest == one.digest
+    assert make_plan(other, Home(home), limit=5).digest != one.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teachers": ["nobody"]}, "there is no teacher 'nobody'"),
+        ({"images": {"source": "/nowhere"}}, "images: /nowhere does not exist"),
+        ({"filter": {"per_class": {"eleven": 0.5}}}, "filter.per_class: there is no class 'eleven'"),
+        ({"label_space": {"classes": ["zero", "one"]}}, "'two'"),
+        ({"label_space": {"file": "/nowhere.yaml"}}, "label space /nowhere.yaml cannot be read"),
+        ({"evaluate": [{"annotations": "/nowhere.json"}]}, "/nowhere.json does not exist"),
+        (
+            {"student": {"architecture": "yolox_pico", "warm_start": "bundle:nobody"}},
+            "student.warm_start: there is no teacher 'nobody'",
+        ),
+        ({"baselines": [{"name": "b", "bundle": "nobody"}]}, "there is no teacher 'nobody'"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(
+    home: Path, scenes: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        _plan(scenes, home, **changes)
+    assert message in str(caught.value)
+    assert not home.exists()
+
+
+def test_a_changed_weight_file_is_noticed(home: Path, scenes: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    source = Path(small_recipe(scenes)["teachers"][0])
+    copy.mkdir()
+    for file in source.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    weights = copy / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(UserError, match="sha256 differs"):
+        _plan(scenes, home, teachers=[str(copy)])
+
+
+def test_recipes_round_trip_through_yaml(scenes: Path) -> None:
+    recipe = Recipe.model_validate(small_recipe(scenes))
+    text = yaml.safe_dump(recipe.model_dump(mode="json"))
+    assert Recipe.model_validate(yaml.safe_load(text)) == recipe
