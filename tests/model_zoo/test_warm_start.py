@@ -143,7 +143,7 @@ def test_fitting_tensors_with_another_meaning_are_refused(tmp_path: Path) -> Non
         vocabulary=("a", "b"),
         input=input_spec(student, 64),
     )
-    with pytest.raises(UserError, match="bbox_head.exp_on_reg is False, not True"):
+    with pytest.raises(UserError, match=r"bbox_head\.exp_on_reg is False, not True"):
         warm_start.from_bundle(fresh(student.name, 2), student, ("a", "b"), tmp_path / "teacher")
 
 
