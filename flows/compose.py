@@ -155,7 +155,7 @@ def _finished(
     student: Artifact,
 ) -> Finished:
     settings = plan.recipe.student
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
+    now = f"{datetime.datetime.now(datetime.UTC):%-d %B %Y, %H:%M} UTC"
     return Finished(
         name=plan.recipe.name,
         facts={

@@ -238,6 +238,17 @@ def test_a_detector_for_another_runtime_is_told_at_once(run: Run, tmp_path: Path
         assert "adapter is 'tensorrt'" in err
 
 
+def test_a_full_disk_is_told_before_any_server_is_started(
+    run: Run, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.environment.MIN_FREE", 1 << 60)  # more than any disk of ours has
+    code, out, err = run("compose", recipe_file)
+    assert code == 2
+    assert out == ""
+    assert "no space left while writing" in err
+    assert "DETCOMPOSE_HOME" in err
+
+
 def test_doctor_finds_everything(run: Run) -> None:
     code, out, _ = run("doctor", "--json")
     checks = {check["check"]: check for check in json.loads(out)}
