@@ -20,7 +20,7 @@ from tasks.home import Home
 from tasks.image_index import index_images, load_quarantine
 from tasks.infer import infer
 from tasks.publish import Finished, report_task
-from tasks.store import Artifact, write_atomic
+from tasks.store import Artifact, digest_of, write_atomic
 from tasks.tracking import Run
 from tasks.train import as_teacher, student_key, train_task
 
@@ -60,6 +60,10 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
     recipe, store, watch = plan.recipe, home.store, Stopwatch(run)
     run.params(recipe.model_dump(mode="json"))
     run.tags({"images": plan.images_digest, **{f"teacher.{t.name}": t.digest for t in plan.teachers}})
+
+    run.dataset(recipe.images.source.name, "unlabeled", recipe.images.source, plan.images_digest)
+    for name, dataset in plan.datasets.items():
+        run.dataset(name, "evaluation", dataset.source, digest_of(dataset.digest, dataset.images_digest))
 
     with watch.step("index") as step:
         index = index_images(store, plan.listing)
@@ -151,7 +155,7 @@ def _finished(
     student: Artifact,
 ) -> Finished:
     settings = plan.recipe.student
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
+    now = f"{datetime.datetime.now(datetime.UTC):%-d %B %Y, %H:%M} UTC"
     return Finished(
         name=plan.recipe.name,
         facts={

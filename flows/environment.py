@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 from pathlib import Path
 
 from tasks.home import Home
 from tasks.store import disk_errors
+
+MIN_FREE = 64 * 2**20
+"""Bytes that must be free to begin: the databases of Prefect and MLflow, and room to write down an error."""
 
 
 def configure() -> Home:
@@ -50,4 +55,7 @@ def make_home() -> Home:
     folder = Path(os.environ["PREFECT_HOME"])
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < MIN_FREE:
+            # Prefect's server would not start, and say so after two minutes, in its own words
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return home

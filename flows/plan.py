@@ -73,9 +73,13 @@ class Plan:
             self.digest,
             self.recipe.name,
             EVALUATION_VERSION,
-            [(name, dataset.digest) for name, dataset in self.datasets.items()],
+            [(name, dataset.digest, dataset.images_digest) for name, dataset in self.datasets.items()],
             [(baseline.name, baseline.digest) for baseline in self.baselines],
         )
+
+    def finished(self, home: Home) -> bool:
+        """Whether a run would find everything done."""
+        return home.store.find("compositions", self.record_key) is not None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, for ``--dry-run --json`` and the tracking server."""
@@ -107,7 +111,11 @@ class Plan:
             },
             "student": self.recipe.student.model_dump(mode="json"),
             "evaluate": {
-                name: {"images": len(dataset.coco["images"]), "digest": dataset.digest}
+                name: {
+                    "images": len(dataset.coco["images"]),
+                    "digest": dataset.digest,
+                    "images_digest": dataset.images_digest,
+                }
                 for name, dataset in self.datasets.items()
             },
         }

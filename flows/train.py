@@ -16,6 +16,7 @@ from tasks.annotations import annotations_file, category_names, select_annotatio
 from tasks.evaluate import load_dataset
 from tasks.home import Home
 from tasks.image_index import content_digest, list_images
+from tasks.store import digest_of
 from tasks.teachers import add_bundle
 from tasks.train import as_teacher, student_key, train_task, warm_start_teacher
 
@@ -60,6 +61,7 @@ def train(
     experiment = tracking.experiment(connection, home, spaces.build({name: vocabulary}))
     with tracking.composition_run(connection, experiment, name, key) as run:
         run.params({"classes": vocabulary, "part": f"{part[0]}/{part[1]}", **student.model_dump(mode="json")})
+        run.dataset(images.name, "training", images, digest_of(dataset.digest, images_digest))
         with Stopwatch(run).step("train") as step:
             trained = train_task(
                 home.store,

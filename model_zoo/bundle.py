@@ -14,9 +14,10 @@ import json
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -27,8 +28,12 @@ MANIFEST = "manifest.json"
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 
 
+_Positive = Annotated[float, Field(gt=0)]
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON as Python reads it knows NaN and Infinity; no field of a manifest may be either
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class InputSpec(_Model):
@@ -52,7 +57,7 @@ class InputSpec(_Model):
     color: Literal["rgb", "bgr"] = "rgb"
     pad_value: int = Field(114, ge=0, le=255)
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[_Positive, _Positive, _Positive] = (1.0, 1.0, 1.0)
 
 
 class OutputSpec(_Model):
@@ -70,7 +75,7 @@ class OutputSpec(_Model):
     decoder: str | None = None
     nms_iou: float | None = Field(0.65, gt=0, le=1)
     nms_agnostic: bool = False
-    class_offset: int = 0
+    class_offset: int = Field(0, ge=0, le=1000)
 
 
 class FileEntry(_Model):
@@ -97,7 +102,7 @@ class Manifest(_Model):
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
-        if not NAME_PATTERN.match(value):
+        if not NAME_PATTERN.fullmatch(value):
             raise ValueError(
                 "use 1 to 64 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit"
             )
@@ -144,12 +149,14 @@ def check_file_name(name: str) -> None:
         ValueError: It would not.
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or name == MANIFEST:
+    # one spelling a file: "./manifest.json" and "a//b" would be second names of the same place
+    odd = str(path) != name or name == "." or "\\" in name or "\0" in name
+    if odd or path.is_absolute() or ".." in path.parts or name == MANIFEST:
         raise ValueError(f"file name {name!r} would leave the bundle")
 
 
 def check_vocabulary(names: tuple[str, ...] | list[str], source: str) -> None:
-    """Checks class names: present, not blank, no duplicates.
+    """Checks class names: present, not blank, printable, no duplicates.
 
     Raises:
         UserError: Names the file (``source``) and the offending line.
@@ -161,6 +168,11 @@ def check_vocabulary(names: tuple[str, ...] | list[str], source: str) -> None:
         if not name.strip():
             raise UserError(
                 f"{source}: class {index + 1} is blank", "Remove the empty line or name the class."
+            )
+        if any(unicodedata.category(letter) == "Cc" for letter in name):
+            # they would reach terminals, logs and CSV files
+            raise UserError(
+                f"{source}: class {index + 1} holds control characters: {name!r}", "Write it as plain text."
             )
         if name in first:
             raise UserError(
@@ -265,7 +277,7 @@ def read(folder: Path, *, verify: bool = True) -> Manifest:
             f"{folder} is not a bundle: it has no {MANIFEST}",
             "Add a detector with `detcompose teacher add`.",
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}", "Add the detector again.") from None
     if not isinstance(document, dict):
         raise UserError(f"{path} is not a JSON object", "Add the detector again.")
@@ -278,7 +290,8 @@ def read(folder: Path, *, verify: bool = True) -> Manifest:
         )
     for name, entry in manifest.files.items():
         file = folder / name
-        if not file.is_file() or file.is_symlink():
+        # a link, also of a folder on the way, would let the bytes change or lie elsewhere
+        if not file.is_file() or file.resolve() != folder.resolve() / name:
             raise UserError(f"{folder}: file {name!r} of the manifest is missing", "Add the detector again.")
         if file.stat().st_size != entry.bytes or (verify and sha256_of(file) != entry.sha256):
             raise UserError(
@@ -286,6 +299,22 @@ def read(folder: Path, *, verify: bool = True) -> Manifest:
                 "Restore the file, or add the changed detector under a new name.",
             )
     return manifest
+
+
+def listed_file(folder: Path, manifest: Manifest, name: str) -> Path:
+    """A file that a runtime is about to read: only what the digest covers may be.
+
+    Args:
+        folder: The bundle.
+        manifest: Its manifest.
+        name: The file.
+
+    Raises:
+        UserError: The manifest does not list it, whether it lies there or not.
+    """
+    if name not in manifest.files:
+        raise UserError(f"{folder / MANIFEST}: files: {name!r} is missing", "Add the detector again.")
+    return folder / name
 
 
 def _checked(document: dict[str, Any], source: str) -> Manifest:

@@ -107,10 +107,11 @@ def _writer(model: Path, decoder: str | None, weights: Path | None) -> tuple[_Wr
 
 
 def _write_onnx(model: Path, decoder: str | None, folder: Path, facts: _Facts) -> Manifest:
+    from model_zoo.adapters.onnx import MODEL
     from model_zoo.importing_onnx import inspect
 
     spec, output = inspect(model, facts.vocabulary, decoder)
-    return _write(folder, "onnx", spec, output, {"model.onnx": model}, facts)
+    return _write(folder, "onnx", spec, output, {MODEL: model}, facts)
 
 
 def _write_darknet(cfg: Path, weights: Path, folder: Path, facts: _Facts) -> Manifest:

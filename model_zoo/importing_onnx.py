@@ -89,13 +89,14 @@ def inspect(path: Path, vocabulary: Sequence[str], decoder: str | None) -> tuple
 def _size(network: OnnxNetwork) -> tuple[int, int]:
     height, width = network.height, network.width
     if height is None or width is None:
-        try:  # ultralytics writes "[640, 640]"
-            height, width = (int(side) for side in ast.literal_eval(network.metadata.get("imgsz", "")))
-        except (ValueError, SyntaxError, TypeError):
-            raise UserError(
-                f"{network.path}: the input has no fixed height and width",
-                "Export it with a fixed input size (only the batch size may be free).",
-            ) from None
+        match _literal(network.metadata.get("imgsz", "")):  # ultralytics writes "[640, 640]"
+            case [int(height), int(width)]:
+                pass
+            case _:
+                raise UserError(
+                    f"{network.path}: the input has no fixed height and width",
+                    "Export it with a fixed input size (only the batch size may be free).",
+                )
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise UserError(
             f"{network.path}: an input of {width} x {height} pixels, at most {MAX_SIDE} a side can be used",
@@ -109,15 +110,20 @@ def _check_metadata(network: OnnxNetwork, vocabulary: Sequence[str]) -> None:
     task = network.metadata.get("task", "detect")
     if task != "detect":
         raise UserError(f"{network.path} is a model for {task!r}", "Export a model that detects boxes.")
-    try:
-        names = ast.literal_eval(network.metadata.get("names", "None"))
-    except (ValueError, SyntaxError):
-        names = None
+    names = _literal(network.metadata.get("names", ""))
     if isinstance(names, dict | list) and len(names) != len(vocabulary):
         raise UserError(
             f"{network.path}: the class list has {len(vocabulary)} names, the network {len(names)} classes",
             "Give the class list that the network was trained with, in its order.",
         )
+
+
+def _literal(text: str) -> Any:
+    """A Python literal that an exporter wrote; None where it is none, or hostile."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
 
 
 def _infer(path: Path, outputs: Outputs, size: InputSpec) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,21 @@ from composition.evaluation import Metrics
 from composition.fusion import Nms
 from composition.label_space import LabelSpace
 from tasks.aggregate import FuseSettings
-from tasks.image_index import build_index, image_root, list_images, load_index, read_json
+from tasks.image_index import (
+    ImageList,
+    build_index,
+    content_digest,
+    image_root,
+    load_index,
+    load_quarantine,
+    read_json,
+)
 from tasks.infer import GenerateSettings, load_all, run_inference
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
+
+log = logging.getLogger("detcompose")
 
 EVALUATION_VERSION = 1
 METRICS_FILE = "metrics.json"
@@ -44,12 +55,19 @@ class Dataset:
         root: Folder of its images.
         coco: Its content, checked.
         digest: Digest of the annotations.
+        images_digest: Digest of the images' names and bytes.
     """
 
     source: Path
     root: Path
     coco: Mapping[str, Any]
     digest: str
+    images_digest: str
+
+    @property
+    def listing(self) -> ImageList:
+        """Its images, not yet opened."""
+        return _listing(self.source, self.root, self.coco)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +104,8 @@ def load_dataset(source: Path, root: Path | None = None, limit: int | None = Non
     """
     coco = read_json(source)
     coco = check_coco(coco, str(source))
+    if not coco["images"]:
+        raise UserError(f"{source} holds no images", "Give a COCO file of annotated images.")
     if limit is not None:
         kept = sorted(coco["images"], key=lambda image: image["file_name"])[:limit]
         ids = {image["id"] for image in kept}
@@ -95,15 +115,38 @@ def load_dataset(source: Path, root: Path | None = None, limit: int | None = Non
             "annotations": [a for a in coco["annotations"] if a["image_id"] in ids],
         }
     digest = digest_of("dataset", coco["images"], coco["annotations"], coco["categories"])
-    return Dataset(source, (root or image_root(source)).resolve(), coco, digest)
+    folder = (root or image_root(source)).resolve()
+    return Dataset(source, folder, coco, digest, content_digest(_listing(source, folder, coco)))
 
 
-def run_on_dataset(store: Store, detector: Teacher, dataset: Dataset) -> Detections:
-    """Runs a detector on a data set; image ids are those of the data set."""
+def _listing(source: Path, root: Path, coco: Mapping[str, Any]) -> ImageList:
+    return ImageList(source, root, tuple(sorted({image["file_name"] for image in coco["images"]})))
+
+
+def index_dataset(store: Store, dataset: Dataset) -> Artifact:
+    """The index of a data set's images; says so where some cannot be used.
+
+    Raises:
+        UserError: Not one can be used.
+    """
+    index = build_index(store, dataset.listing)
+    bad = load_quarantine(index)
+    if bad:
+        # their objects count as missed by everybody
+        log.warning(
+            "%s: %d of %d images cannot be used, so that all figures are too low; the first: %s: %s",
+            dataset.source,
+            len(bad),
+            len(bad) + index.counts["images"],
+            bad[0]["path"],
+            bad[0]["reason"],
+        )
+    return index
+
+
+def run_on_dataset(store: Store, detector: Teacher, dataset: Dataset, index: Artifact) -> Detections:
+    """Runs a detector on the index of a data set; image ids are those of the data set."""
     names = {image["file_name"]: image["id"] for image in dataset.coco["images"]}
-    listing = list_images(dataset.source, dataset.root)
-    wanted = tuple(path for path in listing.paths if path in names)
-    index = build_index(store, type(listing)(listing.source, listing.root, wanted))
     records = load_index(index)
     found = load_all(run_inference(store, detector, index, SETTINGS))
     lookup = np.full(max(record.image_id for record in records) + 1, -1, np.int64)
@@ -114,7 +157,6 @@ def run_on_dataset(store: Store, detector: Teacher, dataset: Dataset) -> Detecti
 
 def evaluate_detector(store: Store, detector: Teacher, dataset: Dataset) -> Metrics:
     """A detector alone, on the classes that it shares with the data set."""
-    found = run_on_dataset(store, detector, dataset)
     vocabulary = detector.manifest.vocabulary
     shared = shared_categories(dataset, vocabulary)
     if not shared:
@@ -123,6 +165,7 @@ def evaluate_detector(store: Store, detector: Teacher, dataset: Dataset) -> Metr
             f"detector {detector.name} and {dataset.source} have no class in common",
             f"The detector knows {', '.join(vocabulary[:10])}; the file has {known}.",
         )
+    found = run_on_dataset(store, detector, dataset, index_dataset(store, dataset))
     return evaluation.evaluate(found, dataset.coco, vocabulary, restrict_to=shared)
 
 
@@ -144,6 +187,7 @@ def comparison_key(
         "evaluation",
         EVALUATION_VERSION,
         dataset.digest,
+        dataset.images_digest,
         [(teacher.name, teacher.digest) for teacher in teachers],
         [(role, student.name, student.digest) for role, student in students],
         spaces.digest(space),
@@ -183,11 +227,12 @@ def compare_detectors(
     def measure(found: Detections, categories: Sequence[str]) -> Metrics:
         return evaluation.evaluate(found, dataset.coco, space.classes, restrict_to=categories)
 
+    index = index_dataset(store, dataset)
     rows: list[Row] = []
     mapped: dict[str, Detections] = {}
     coverage = spaces.coverage(space)
     for column, teacher in enumerate(teachers):
-        found = run_on_dataset(store, teacher, dataset)
+        found = run_on_dataset(store, teacher, dataset, index)
         mapped[teacher.name] = spaces.map_detections(space, teacher.name, found)
         known = [c for c, sees in zip(space.classes, coverage[:, column], strict=True) if sees]
         own = shared_categories(dataset, known)
@@ -199,9 +244,9 @@ def compare_detectors(
         fused = fuser.fuse(list(mapped.values())).detections
         rows.append(Row(title, "ensemble", "all", measure(fused, everything)))
     for role, detector in students:
-        found = run_on_dataset(store, detector, dataset)
+        found = run_on_dataset(store, detector, dataset, index)
         rows.append(Row(detector.name, role, "all", measure(found, everything)))
-    inputs = {"dataset": dataset.digest, "label-space": spaces.digest(space)}
+    inputs = {"dataset": dataset.digest, "images": dataset.images_digest, "label-space": spaces.digest(space)}
     inputs |= {detector.name: detector.digest for detector in (*teachers, *(d for _, d in students))}
     with store.write("evaluations", key, inputs) as draft:
         document = {"dataset": name, "rows": [row.to_dict() for row in rows]}

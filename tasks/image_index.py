@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from composition.errors import UserError
-from model_zoo.images import SUFFIXES, BadImageError, decode_rgb
+from model_zoo.images import SUFFIXES, BadImageError, decode_rgb, read_bytes
 from tasks.progress import track
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
@@ -123,7 +123,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist", "Check the path.") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON: {error}", "Give a COCO JSON file.") from None
 
 
@@ -145,9 +145,8 @@ def _fingerprint(listing: ImageList) -> Iterator[str | None]:
 
     def digest(path: str) -> str | None:
         try:
-            with (listing.root / path).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
+            return hashlib.sha256(read_bytes(listing.root / path)).hexdigest()
+        except BadImageError:
             return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -179,12 +178,9 @@ def build_index(store: Store, listing: ImageList) -> Artifact:
     bad: list[dict[str, Any]] = []
 
     def inspect(path: str) -> tuple[str, int, int] | str:
-        file = listing.root / path
         try:
-            data = file.read_bytes()
+            data = read_bytes(listing.root / path)
             height, width = decode_rgb(data).shape[:2]
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
         except BadImageError as error:
             return str(error)
         return hashlib.sha256(data).hexdigest(), width, height

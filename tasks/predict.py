@@ -36,18 +36,18 @@ def predict_files(
         boxes as x1 y1 x2 y2 in pixels; or ``{"image", "error"}``.
 
     Raises:
-        UserError: No such detector or file.
+        UserError: No such detector or file, or a picture would replace one of the images.
     """
     teacher = teachers.find(home, reference)
-    files = list(_files(sources))
+    files = list(_files(sources, out))
     detector = open_detector(teacher.folder, InferenceSettings(score_floor=threshold))
     return [
-        _predict_one(detector, file, name, out)
-        for file, name in track(files, f"{teacher.name} on {len(files)} images", len(files))
+        _predict_one(detector, file, target)
+        for file, target in track(files, f"{teacher.name} on {len(files)} images", len(files))
     ]
 
 
-def _predict_one(detector: Detector, file: Path, name: Path, out: Path | None) -> dict[str, Any]:
+def _predict_one(detector: Detector, file: Path, target: Path | None) -> dict[str, Any]:
     try:
         image = read_rgb(file)
     except BadImageError as error:
@@ -64,21 +64,46 @@ def _predict_one(detector: Detector, file: Path, name: Path, out: Path | None) -
             for box, score, class_id in zip(found.boxes, found.score, found.class_id, strict=True)
         ],
     }
-    if out is not None:
-        target = out / name
+    if target is not None:
         with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray(draw_detections(image, found, detector.vocabulary))
-            picture.save(target.with_suffix(".jpg"), quality=92)
-        result["picture"] = str(target.with_suffix(".jpg"))
+            picture.save(target, quality=92)
+        result["picture"] = str(target)
     return result
 
 
-def _files(sources: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Every file with the name that its picture gets (sub-folders are kept)."""
+def _files(sources: Sequence[Path], out: Path | None) -> list[tuple[Path, Path | None]]:
+    """Every file with the place of its picture, which is nobody else's and no image's."""
+    named = list(_named(sources))
+    if out is None:
+        return [(file, None) for file, _ in named]
+    images = {file.resolve() for file, _ in named}
+    placed: list[tuple[Path, Path | None]] = []
+    taken: set[Path] = set()
+    for file, name in named:
+        target = out / name.with_suffix(".jpg")
+        number = 2
+        while target in taken:
+            # one/cat.jpg and two/cat.jpg, or cat.jpg and cat.png
+            target = out / name.with_name(f"{name.stem}-{number}.jpg")
+            number += 1
+        if target.resolve() in images:
+            raise UserError(
+                f"the picture of {file} would replace {target}", "Give another folder with --out."
+            )
+        taken.add(target)
+        placed.append((file, target))
+    return placed
+
+
+def _named(sources: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Every file with its name below ``--out`` (sub-folders are kept)."""
     for source in sources:
         if source.is_dir():
-            inside = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+            inside = sorted(
+                path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+            )
             if not inside:
                 raise UserError(f"{source} holds no images", f"Image files end in {', '.join(SUFFIXES)}.")
             yield from ((path, path.relative_to(source)) for path in inside)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def publish_report(folder: Path, done: Finished) -> Path:
         ),
         student=done.student_facts,
         coverage=_coverage(done.space),
-        results=tuple(_result(row) for row in rows),
+        results=_results(rows),
         results_note=_results_note(dataset, rows),
         pseudo_labels=_label_sources(labels, classes, [t.name for t in done.teachers]),
         scores=tuple(_histogram(done, teacher.name) for teacher in done.teachers),
@@ -146,8 +146,23 @@ def _coverage(space: LabelSpace) -> dict[str, dict[str, str]]:
     return known
 
 
-def _result(row: Mapping[str, Any]) -> ResultRow:
-    per_class = {name: values["AP"] for name, values in row["per_class"].items() if values["AP"] is not None}
+def _results(rows: Sequence[Mapping[str, Any]]) -> tuple[ResultRow, ...]:
+    """The rows; over all classes, a teacher's unknown ones are left out, for they are no failure of its."""
+    own = {row["name"]: set(row["per_class"]) for row in rows if row["scope"] == "own"}
+    results = []
+    for row in rows:
+        everything = set(row["per_class"])
+        known = own.get(row["name"], set()) if row["role"] == "teacher" else everything
+        results.append(_result(row, known))
+    return tuple(results)
+
+
+def _result(row: Mapping[str, Any], known: Set[str]) -> ResultRow:
+    per_class = {
+        name: values["AP"]
+        for name, values in row["per_class"].items()
+        if values["AP"] is not None and name in known
+    }
     return ResultRow(row["name"], row["role"], row["scope"], row["AP"] or 0.0, row["AP50"] or 0.0, per_class)
 
 

@@ -92,20 +92,22 @@ class Store:
         folder = self.root / kind / key
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
+            files = {name: int(entry["bytes"]) for name, entry in manifest["files"].items()}
+            counts = dict(manifest["counts"])
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError:
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f"{folder / MANIFEST} is damaged", f"Delete the folder {folder}; it will be made again."
             ) from None
-        for name, entry in manifest["files"].items():
+        for name, size in files.items():
             file = folder / name
-            if not file.is_file() or file.stat().st_size != entry["bytes"]:
+            if not file.is_file() or file.stat().st_size != size:
                 raise UserError(
                     f"{file} is missing or was changed",
                     f"Delete the folder {folder}; it will be made again.",
                 )
-        return Artifact(kind, str(folder), key, manifest["counts"])
+        return Artifact(kind, str(folder), key, counts)
 
     @contextmanager
     def write(self, kind: str, key: str, inputs: Mapping[str, str]) -> Iterator[Draft]:

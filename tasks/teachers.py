@@ -8,6 +8,7 @@ from pathlib import Path
 
 from composition.errors import UserError
 from model_zoo import bundle
+from model_zoo.adapters.registry import check_adapter
 from tasks.home import Home
 from tasks.store import disk_errors
 
@@ -32,6 +33,17 @@ class Teacher:
         return self.manifest.digest
 
 
+def checked(folder: Path, *, verify: bool = True) -> bundle.Manifest:
+    """A bundle's manifest, of a detector that can be run here.
+
+    Raises:
+        UserError: A damaged bundle, or one for a runtime that we do not have.
+    """
+    manifest = bundle.read(folder, verify=verify)
+    check_adapter(folder, manifest)
+    return manifest
+
+
 def names(home: Home) -> list[str]:
     """Names of the teachers that were added, sorted."""
     return sorted(path.parent.name for path in home.teachers.glob(f"[!.]*/{bundle.MANIFEST}"))
@@ -50,11 +62,11 @@ def find(home: Home, reference: str, *, base: Path | None = None, verify: bool =
         UserError: No such teacher (with the nearest names), or a damaged bundle.
     """
     named = home.teachers / reference
-    if bundle.NAME_PATTERN.match(reference) and (named / bundle.MANIFEST).is_file():
-        return Teacher(reference, named, bundle.read(named, verify=verify))
+    if bundle.NAME_PATTERN.fullmatch(reference) and (named / bundle.MANIFEST).is_file():
+        return Teacher(reference, named, checked(named, verify=verify))
     path = ((base or Path.cwd()) / Path(reference).expanduser()).resolve()
     if (path / bundle.MANIFEST).is_file():
-        manifest = bundle.read(path, verify=verify)
+        manifest = checked(path, verify=verify)
         return Teacher(manifest.name, path, manifest)
     known = names(home)
     near = difflib.get_close_matches(reference, known, n=3)
@@ -91,7 +103,7 @@ def add(
     Raises:
         UserError: Anything about it is wrong, or the name is taken by another detector.
     """
-    if not bundle.NAME_PATTERN.match(name):
+    if not bundle.NAME_PATTERN.fullmatch(name):
         raise UserError(
             f"{name!r} cannot be a teacher's name",
             "Use 1 to 64 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit.",
@@ -99,6 +111,11 @@ def add(
     destination = home.teachers / name
     if (model / bundle.MANIFEST).is_file():
         add_bundle(model, name, destination)
+    elif model.is_dir():
+        raise UserError(
+            f"{model} is a folder, but no bundle: it has no {bundle.MANIFEST}",
+            "Give a model file (.onnx, .cfg, .json) or a bundle's folder.",
+        )
     elif classes is None:
         raise UserError(
             f"teacher add: {model} needs its class names", "Give --classes FILE, one name a line."
@@ -126,7 +143,7 @@ def add_bundle(source: Path, name: str, destination: Path) -> None:
     Raises:
         UserError: The bundle is damaged, or the name is taken by another detector.
     """
-    manifest = bundle.read(source)
+    manifest = checked(source)
     if (destination / bundle.MANIFEST).is_file():
         if bundle.read(destination, verify=False).digest == manifest.digest:
             return

@@ -7,6 +7,7 @@ up parallel steps. The default is a SQLite file below the home folder; with
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE
 
 from composition.errors import UserError
 from composition.label_space import LabelSpace
@@ -82,6 +84,24 @@ class Run:
     def tags(self, values: Mapping[str, str]) -> None:
         """Sets tags."""
         self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in values.items()])
+
+    def dataset(self, name: str, context: str, source: Path, digest: str) -> None:
+        """Logs an image set that the run has read; repeating the same is no error.
+
+        Args:
+            name: How it is called.
+            context: What for, e.g. ``unlabeled`` or ``evaluation``.
+            source: Where it lay.
+            digest: Our digest of its content; MLflow keeps the first 36 letters.
+        """
+        entry = Dataset(
+            name=name,
+            digest=digest[:MAX_DATASET_DIGEST_SIZE],
+            source_type="local",
+            source=json.dumps({"uri": str(source)}),
+        )
+        tags = [InputTag(key="mlflow.data.context", value=context)]
+        self.client.log_inputs(self.run_id, datasets=[DatasetInput(entry, tags)])
 
     def artifacts(self, path: Path, folder: str | None = None) -> None:
         """Logs a file or a folder."""

@@ -30,7 +30,7 @@ def compose(
     if dry_run:
         from flows.estimate import estimate
 
-        document = {**plan.to_dict(), "estimate": estimate(home, plan)}
+        document = {**plan.to_dict(), "finished": plan.finished(home), "estimate": estimate(home, plan)}
         print_json(document) if as_json else print_plan(document)
         return
     show_log()
@@ -64,7 +64,10 @@ def print_plan(plan: dict[str, Any]) -> None:
         *[[f"estimated {name}", text] for name, text in time["text"].items()],
     ]
     print_table(f"Plan of {plan['name']}", ("", "value"), settings)
-    console.print("Nothing was run. Leave out --dry-run to run it.")
+    if plan["finished"]:
+        console.print("This composition is finished; a run would do no work.")
+    else:
+        console.print("Nothing was run. Leave out --dry-run to run it.")
 
 
 def print_record(record: dict[str, Any]) -> None:
@@ -80,4 +83,5 @@ def print_record(record: dict[str, Any]) -> None:
         f"student  {record['bundle']}\nmodel    {record['model']}\nreport   {record['report']}",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )

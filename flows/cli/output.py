@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -12,10 +13,12 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 console = Console()
+_NUMBER = re.compile(r"-|[\d,]+(\.\d+)?")
 
 
 def show_log() -> None:
@@ -41,13 +44,14 @@ def percent(value: Any) -> str:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; all columns but the first are right-aligned, except in lists of facts (no first heading)."""
-    facts = not columns[0]
-    table = Table(title=title, title_justify="left", title_style="bold")
+    """A table; columns of numbers are right-aligned, and every cell is shown as it is, never as markup."""
+    table = Table(title=Text(title, "bold"), title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 or facts else "right", overflow="fold")
+        numeric = bool(rows) and all(_NUMBER.fullmatch(row[number]) for row in rows)
+        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        # class names and licences come from strangers: "[bold]" or "[/]" in them are letters
+        table.add_row(*map(Text, row))
     console.print(table)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from composition.detections import Detections
 from composition.errors import UserError
+from model_zoo import bundle
 from model_zoo.adapters import darknet_cfg
 from model_zoo.adapters.base import Image, InferenceSettings
 from model_zoo.adapters.decoders.base import Candidates, centre_to_corners
@@ -43,15 +44,16 @@ class DarknetDetector:
     def __init__(self, folder: Path, manifest: Manifest, settings: InferenceSettings) -> None:
         self._manifest, self._settings = manifest, settings
         spec = manifest.input
-        network = darknet_cfg.parse(folder / CFG)
-        darknet_cfg.check_weights(network, folder / WEIGHTS)
-        check_classes(folder / CFG, network.classes, manifest.vocabulary)
+        cfg_file, weights = (bundle.listed_file(folder, manifest, name) for name in (CFG, WEIGHTS))
+        network = darknet_cfg.parse(cfg_file)
+        darknet_cfg.check_weights(network, weights)
+        check_classes(cfg_file, network.classes, manifest.vocabulary)
         cfg = darknet_cfg.render(network, min(_THRESHOLD, settings.score_floor))
         if settings.threads:
             cv2.setNumThreads(settings.threads)
         try:
             self._net = cv2.dnn.readNetFromDarknet(
-                np.frombuffer(cfg, np.uint8), np.fromfile(folder / WEIGHTS, np.uint8)
+                np.frombuffer(cfg, np.uint8), np.fromfile(weights, np.uint8)
             )
             self._outputs = self._net.getUnconnectedOutLayersNames()
         except cv2.error as error:

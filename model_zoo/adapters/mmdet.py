@@ -43,7 +43,7 @@ class MMDetDetector:
 
     def __init__(self, folder: Path, manifest: Manifest, settings: InferenceSettings) -> None:
         source = f"bundle {manifest.name!r}: {CONFIG}"
-        document = mmdet_config.parse(_read(folder, CONFIG), source)
+        document = mmdet_config.parse(_read(folder, manifest, CONFIG), source)
         config = mmdet_config.model_part(document, source)
         if mmdet_config.normalised(manifest.input, config) != manifest.input:
             raise UserError(
@@ -51,7 +51,7 @@ class MMDetDetector:
                 "disagree on colour order, mean or std",
                 "Add the detector again.",
             )
-        state = _parse_weights(_read(folder, WEIGHTS), f"bundle {manifest.name!r}: {WEIGHTS}")
+        state = _parse_weights(_read(folder, manifest, WEIGHTS), f"bundle {manifest.name!r}: {WEIGHTS}")
         model = load_model(_with_settings(config, settings), state, manifest.vocabulary, source)
         self._model = model.to(_device(settings.device)).eval()
         self._vocabulary = manifest.vocabulary
@@ -284,13 +284,12 @@ def _check_state(
         )
 
 
-def _read(folder: Path, name: str) -> bytes:
+def _read(folder: Path, manifest: Manifest, name: str) -> bytes:
+    file = bundle.listed_file(folder, manifest, name)
     try:
-        return (folder / name).read_bytes()
+        return file.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{folder / name} cannot be read: {error.strerror}", "Add the detector again."
-        ) from None
+        raise UserError(f"{file} cannot be read: {error.strerror}", "Add the detector again.") from None
 
 
 def _parse_weights(content: bytes, source: str) -> dict[str, torch.Tensor]:

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from composition.detections import Detections
 from composition.errors import UserError
+from model_zoo import bundle
 from model_zoo.adapters.base import Image, InferenceSettings
 from model_zoo.adapters.decoders import DECODERS, UNKNOWN, Candidates, Decoder, Outputs
 from model_zoo.adapters.onnx_file import open_session
 from model_zoo.adapters.postprocessing import finish, to_table
 from model_zoo.adapters.preprocessing import Preprocessor
 from model_zoo.bundle import InputSpec, Manifest
+
+MODEL = "model.onnx"
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 # images in one call of a network with a free batch size: more costs memory and gains nothing
@@ -118,7 +121,7 @@ class OnnxDetector:
         self._decoder = make_decoder(manifest, folder)
         threads = settings.threads or os.cpu_count() or 1
         lanes = min(threads, _MAX_LANES)
-        path = folder / next((name for name in manifest.files if name.endswith(".onnx")), "model.onnx")
+        path = bundle.listed_file(folder, manifest, MODEL)
         self._network = OnnxNetwork(path, threads=threads // lanes, device=settings.device)
         if self._network.on_gpu:
             lanes = 1

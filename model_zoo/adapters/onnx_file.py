@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,9 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path} is not a readable ONNX file: {error}", "Export the model again.") from None
     if not model.graph.node or not model.graph.output:
         raise UserError(f"{path} is not a readable ONNX file: no network in it", "Export the model again.")
-    outside = next((tensor.name for tensor in _tensors(model.graph) if uses_external_data(tensor)), None)
+    nodes = [node for function in model.functions for node in function.node]
+    tensors = itertools.chain(_tensors(model.graph), *map(_constants, nodes))
+    outside = next((tensor.name for tensor in tensors if uses_external_data(tensor)), None)
     if outside is not None:
         raise UserError(
             f"{path}: weight {outside!r} lies in another file, a bundle needs all weights inside",
@@ -87,9 +90,15 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for inner in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
-                yield from _tensors(inner)
+        yield from _constants(node)
+
+
+def _constants(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that a node holds in its attributes, at any depth."""
+    for attribute in node.attribute:
+        # fields that are not set are empty messages: they hold no tensors
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)

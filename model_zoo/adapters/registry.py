@@ -35,6 +35,19 @@ ADAPTERS: dict[str, Opener] = {"onnx": _onnx, "darknet": _darknet, "mmdet": _mmd
 _DEFAULT = InferenceSettings()
 
 
+def check_adapter(folder: Path, manifest: bundle.Manifest) -> None:
+    """Checks that there is a runtime for a bundle.
+
+    Raises:
+        UserError: There is none.
+    """
+    if manifest.adapter not in ADAPTERS:
+        raise UserError(
+            f"{folder / bundle.MANIFEST}: adapter is {manifest.adapter!r}",
+            f"This detcompose reads: {', '.join(ADAPTERS)}.",
+        )
+
+
 def open_detector(folder: Path, settings: InferenceSettings = _DEFAULT) -> Detector:
     """Verifies a bundle and loads its detector.
 
@@ -50,9 +63,5 @@ def open_detector(folder: Path, settings: InferenceSettings = _DEFAULT) -> Detec
             network that cannot be run.
     """
     manifest = bundle.read(folder)
-    if manifest.adapter not in ADAPTERS:
-        raise UserError(
-            f"{folder / bundle.MANIFEST}: adapter is {manifest.adapter!r}",
-            f"This detcompose reads: {', '.join(ADAPTERS)}.",
-        )
+    check_adapter(folder, manifest)
     return ADAPTERS[manifest.adapter](folder, manifest, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from flows.cli.main import main
+from model_zoo import bundle
 from tests.flows.conftest import TEACHERS, small_recipe
 
 Run = Callable[..., tuple[int, str, str]]
@@ -135,6 +137,7 @@ def test_compose_report_evaluate_and_predict(
     record = json.loads(out)
     code, out, _ = run("compose", recipe_file, "--limit", "16")
     assert "no work was done" in out
+    assert "a run would do no work" in run("compose", recipe_file, "--limit", "16", "--dry-run")[1]
 
     code, out, _ = run("report", "digits", "--json")
     assert json.loads(out)["composition"] == record["composition"]
@@ -165,6 +168,87 @@ def test_compose_report_evaluate_and_predict(
     assert all(Path(result["picture"]).is_file() for result in results[:-1])
 
 
+def test_pictures_replace_neither_images_nor_each_other(run: Run, scenes: Path, tmp_path: Path) -> None:
+    teacher = TEACHERS / "digits-low"
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(next((scenes / "evaluation").rglob("*.jpg")), tmp_path / folder / "cat.jpg")
+    before = (tmp_path / "one" / "cat.jpg").read_bytes()
+    code, _, err = run("predict", teacher, tmp_path / "one", "--out", tmp_path / "one")
+    assert code == 2
+    assert "would replace" in err
+    assert (tmp_path / "one" / "cat.jpg").read_bytes() == before
+
+    code, out, _ = run(
+        "predict",
+        teacher,
+        tmp_path / "one",
+        tmp_path / "two" / "cat.jpg",
+        "--out",
+        tmp_path / "out",
+        "--json",
+    )
+    assert code == 0
+    assert [Path(entry["picture"]).name for entry in json.loads(out)] == ["cat.jpg", "cat-2.jpg"]
+
+
+def test_unusable_evaluation_images_are_told(
+    run: Run, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(scenes / "evaluation", tmp_path / "evaluation")
+    next((tmp_path / "evaluation").rglob("*.jpg")).unlink()
+    file = tmp_path / "evaluation" / "scenes.json"
+    code, out, _ = run("teacher", "evaluate", TEACHERS / "digits-low", "--images", file, "--json")
+    assert code == 0
+    assert json.loads(out)["AP"] > 0
+    assert "1 of 8 images cannot be used, so that all figures are too low" in caplog.text
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(run: Run, tmp_path: Path) -> None:
+    manifest = bundle.read(TEACHERS / "digits-low")
+    vocabulary = ("[/bold]", "[red]", *manifest.vocabulary[2:])
+    bundle.write(
+        tmp_path / "odd",
+        name="odd",
+        adapter=manifest.adapter,
+        vocabulary=vocabulary,
+        input=manifest.input,
+        output=manifest.output,
+        files={name: TEACHERS / "digits-low" / name for name in manifest.files},
+        license="[link=https://example.org]free[/link]",
+    )
+    code, out, _ = run("teacher", "show", tmp_path / "odd")
+    assert code == 0
+    assert "[/bold], [red]" in out
+    assert "[link=https://example.org]free[/link]" in out
+
+
+def test_a_detector_for_another_runtime_is_told_at_once(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(TEACHERS / "digits-low", tmp_path / "odd")
+    path = tmp_path / "odd" / "manifest.json"
+    document = json.loads(path.read_text()) | {"adapter": "tensorrt"}
+    del document["digest"]
+    path.write_text(json.dumps(document))
+    for command in (
+        ("teacher", "show", tmp_path / "odd"),
+        ("teacher", "add", tmp_path / "odd", "--name", "x"),
+    ):
+        code, _, err = run(*command)
+        assert code == 2
+        assert "adapter is 'tensorrt'" in err
+
+
+def test_a_full_disk_is_told_before_any_server_is_started(
+    run: Run, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.environment.MIN_FREE", 1 << 60)  # more than any disk of ours has
+    code, out, err = run("compose", recipe_file)
+    assert code == 2
+    assert out == ""
+    assert "no space left while writing" in err
+    assert "DETCOMPOSE_HOME" in err
+
+
 def test_doctor_finds_everything(run: Run) -> None:
     code, out, _ = run("doctor", "--json")
     checks = {check["check"]: check for check in json.loads(out)}
@@ -181,6 +265,8 @@ def test_doctor_finds_everything(run: Run) -> None:
         (("predict", str(TEACHERS / "digits-low"), "x.jpg"), "nothing to produce"),
         (("predict", str(TEACHERS / "digits-low"), "x.jpg", "--json"), "x.jpg does not exist"),
         (("teacher", "add", "x.onnx", "--name", "x"), "needs its class names"),
+        (("teacher", "add", str(TEACHERS), "--name", "x"), "is a folder, but no bundle"),
+        (("evaluate", str(TEACHERS / "digits-low"), "--images", "x.json"), "x.json does not exist"),
         (("teacher", "add", "x.onnx", "--name", "X Y", "--classes", "c"), "cannot be a teacher's name"),
         (("train", "--name", "x", "--images", "x.json", "--architecture", "yolo"), "--architecture"),
         (("train", "--name", "x", "--images", "x.json", "--part", "3/2"), "is not a part"),

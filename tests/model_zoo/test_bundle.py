@@ -8,6 +8,7 @@ import pytest
 
 from composition.errors import UserError
 from model_zoo import bundle
+from model_zoo.adapters.registry import open_detector
 from model_zoo.bundle import InputSpec, OutputSpec
 
 SPEC = InputSpec(height=32, width=64)
@@ -94,7 +95,20 @@ def test_missing_and_linked_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret", "/etc/passwd", "a/../../secret", "..\\secret", "manifest.json", ".."]
+    "name",
+    [
+        "../secret",
+        "/etc/passwd",
+        "a/../../secret",
+        "..\\secret",
+        "manifest.json",
+        "..",
+        "./manifest.json",
+        "a//b",
+        "",
+        ".",
+        "a\0b",
+    ],
 )
 def test_file_names_that_leave_the_bundle(name, tmp_path):
     write(tmp_path / "cats")
@@ -110,14 +124,19 @@ def test_file_names_that_leave_the_bundle(name, tmp_path):
     [
         ({"vocabulary": ["cat", "dog", "cat"]}, r"'cat' appears twice \(classes 1 and 3\)"),
         ({"vocabulary": ["cat", " "]}, "class 2 is blank"),
+        ({"vocabulary": ["cat", "\x1b[2Jdog"]}, "class 2 holds control characters"),
         ({"vocabulary": []}, "vocabulary"),
         ({"version": 2}, "reads bundle version 1, not 2"),
         ({"format": "zip"}, "format"),
         ({"name": "../cats"}, "name: "),
+        ({"name": "cats\n"}, "name: "),
         ({"surprise": 1}, "surprise"),
         ({"input": {"height": 0, "width": 1}}, r"input\.height"),
         ({"input": {"height": 1, "width": 9999}}, r"input\.width"),
+        ({"input": {"height": 8, "width": 8, "mean": [float("nan"), 0, 0]}}, r"input\.mean\.0"),
+        ({"input": {"height": 8, "width": 8, "std": [1, 0, 1]}}, r"input\.std\.1"),
         ({"output": {"nms_iou": 1.5}}, r"output\.nms_iou"),
+        ({"output": {"class_offset": 1 << 40}}, r"output\.class_offset"),
         ({"files": {"model.onnx": {"sha256": "beef", "bytes": 1}}}, r"files\.model\.onnx\.sha256"),
         ({"files": None}, "files"),
     ],
@@ -137,12 +156,37 @@ def test_an_edited_manifest(tmp_path):
         bundle.read(tmp_path / "cats")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0", "[" * 100_000])
 def test_manifests_that_are_no_json_object(text, tmp_path):
     write(tmp_path / "cats")
     (tmp_path / "cats" / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=r"manifest\.json (cannot be read|is not a JSON object)"):
         bundle.read(tmp_path / "cats")
+
+
+def test_a_linked_folder_on_the_way_to_a_file(tmp_path):
+    """The manifest's name stays inside, the bytes would not."""
+    write(tmp_path / "cats", files={"weights/model.onnx": WEIGHTS})
+    (tmp_path / "cats" / "weights").rename(tmp_path / "elsewhere")
+    (tmp_path / "cats" / "weights").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"'weights/model\.onnx' of the manifest is missing"):
+        bundle.read(tmp_path / "cats")
+
+
+def test_a_bundle_may_be_reached_by_a_link(tmp_path):
+    written = write(tmp_path / "cats")
+    (tmp_path / "link").symlink_to(tmp_path / "cats")
+    assert bundle.read(tmp_path / "link") == written
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name"), [("onnx", "model.onnx"), ("darknet", "model.cfg"), ("mmdet", "config.json")]
+)
+def test_a_runtime_reads_no_file_that_the_digest_does_not_cover(adapter, name, tmp_path):
+    write(tmp_path / "cats", adapter=adapter, files={"notes.txt": b""})
+    (tmp_path / "cats" / name).write_bytes(WEIGHTS)  # there, but not in the manifest
+    with pytest.raises(UserError, match=f"manifest.json: files: '{name}' is missing"):
+        open_detector(tmp_path / "cats")
 
 
 def test_no_bundle(tmp_path):

@@ -61,19 +61,23 @@ def test_trains_and_predicts(name, small_detector):
     batch = scene_batch()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     history = []
+    learnt = set()
     for _ in range(STEPS):
         loss = total_loss(model, batch)
         assert torch.isfinite(loss)
         optimizer.zero_grad()
         loss.backward()
+        learnt |= {
+            key for key, value in model.named_parameters() if value.grad is not None and value.grad.any()
+        }
         optimizer.step()
         history.append(loss.item())
-    # at the last step: residual branches start with zero gain, and so without gradients
+    # at any step: residual branches start with zero gain, and a level may be without boxes at the last one
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
         # levels that no box is assigned to learn no boxes
-        assert parameter.grad.any() or "reg" in key or "scales" in key, key
+        assert key in learnt or "reg" in key or "scales" in key, key
     # dynamic assignment moves the targets: RTMDet's loss rises for a dozen steps before it falls
     assert sum(history[-5:]) / 5 < 0.9 * history[0]
 

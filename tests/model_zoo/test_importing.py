@@ -175,6 +175,9 @@ def test_layouts_that_do_not_fit(outputs, decoder, message, tmp_path):
     [
         ({"imgsz": "[64, 64]", "task": "detect", "names": "{0: 'a', 1: 'b', 2: 'c'}"}, "size", None),
         ({"names": "gibberish("}, SIDE, None),
+        ({"names": "-" * 100_000 + "1"}, SIDE, None),
+        ({"names": "(" * 1000}, SIDE, None),
+        ({"imgsz": "[1e999, 64]"}, "size", "the input has no fixed height and width"),
         ({}, "size", "the input has no fixed height and width"),
         ({"imgsz": "[64]"}, "size", "the input has no fixed height and width"),
         ({"imgsz": "__import__('os').getcwd()"}, "size", "the input has no fixed height and width"),
@@ -225,6 +228,32 @@ def test_weights_in_other_files(tmp_path):
         UserError, match="lies in another file, a bundle needs all weights inside\nConvert it"
     ):
         add(tmp_path / "ext.onnx", tmp_path)
+
+
+@pytest.mark.parametrize("field", ["t", "sparse_tensor"])
+@pytest.mark.parametrize("place", ["node", "function"])
+def test_constants_in_other_files(field, place, tmp_path):
+    """onnxruntime would read the file that a hostile model names."""
+    model = onnx.load(yolov8(tmp_path / "m.onnx", [], 3))
+    tensor = TensorProto(name="passwords", data_type=TensorProto.FLOAT, dims=[4])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    node = helper.make_node("Constant", [], ["c"])
+    attribute = node.attribute.add(name="value")
+    if field == "t":
+        attribute.t.CopyFrom(tensor)
+    else:
+        attribute.sparse_tensor.values.CopyFrom(tensor)
+    nodes = [node]
+    if place == "node":
+        model.graph.node.append(node)
+    else:
+        model.functions.append(
+            helper.make_function("d", "f", [], ["c"], nodes, [helper.make_opsetid("", 13)])
+        )
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="weight 'passwords' lies in another file"):
+        add(tmp_path / "m.onnx", tmp_path)
 
 
 @pytest.mark.parametrize(

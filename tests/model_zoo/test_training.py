@@ -71,11 +71,22 @@ def test_training_reports_every_step_and_writes_a_bundle_that_predicts(
     }
 
 
-@pytest.mark.parametrize("architecture", ["yolox_pico", "rtmdet_pico"])
-def test_a_student_learns_squares_and_their_colours(architecture: str, tmp_path: Path) -> None:
+# RTMDet finds the squares soon, but tells their colours apart late: fewer epochs, or augmentation, and
+# it depends on seed and machine
+@pytest.mark.parametrize(
+    ("architecture", "epochs", "augmentation"), [("yolox_pico", 16, "standard"), ("rtmdet_pico", 48, "none")]
+)
+def test_a_student_learns_squares_and_their_colours(
+    architecture: str, epochs: int, augmentation: str, tmp_path: Path
+) -> None:
     annotations = write_squares(tmp_path / "data", count=48)
     settings = QUICK.model_copy(
-        update={"architecture": architecture, "epochs": 16, "batch_size": 8, "augmentation": "standard"}
+        update={
+            "architecture": architecture,
+            "epochs": epochs,
+            "batch_size": 8,
+            "augmentation": augmentation,
+        }
     )
     run(tmp_path, annotations, settings=settings)
 

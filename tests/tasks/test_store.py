@@ -73,6 +73,16 @@ def test_a_changed_file_is_noticed(tmp_path: Path, damage: str) -> None:
         store.find("things", "k1")
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"files": {"a.txt": {}}, "counts": {}}'])
+def test_a_damaged_manifest_says_what_to_delete(tmp_path: Path, text: str) -> None:
+    store = Store(tmp_path)
+    _write(store)
+    (tmp_path / "things" / "k1" / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged") as caught:
+        store.find("things", "k1")
+    assert str(tmp_path / "things" / "k1") in caught.value.way_out
+
+
 def test_a_killed_writer_leaves_nothing_that_exists_and_is_swept(tmp_path: Path) -> None:
     code = textwrap.dedent(
         f"""
@@ -122,6 +132,28 @@ def test_a_full_disk_is_an_error_with_a_way_out(tmp_path: Path) -> None:
         assert store.find("things", "k1") is not None
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_file_that_cannot_grow_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    """The same where nothing can be mounted: a process that may write 64 KiB a file and no more."""
+    code = textwrap.dedent(
+        f"""
+        import pathlib, resource
+        from composition.errors import UserError
+        from tasks.store import Store
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+        store = Store(pathlib.Path({str(tmp_path)!r}))
+        try:
+            with store.write("big", "k", {{}}) as draft:
+                draft.file("a.bin").write_bytes(bytes(1 << 20))
+        except UserError as error:
+            print(error.problem)
+        assert store.find("big", "k") is None
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "no space left while writing" in done.stdout
+    assert list((tmp_path / "big").iterdir()) == []
 
 
 def test_digests_depend_on_values_not_on_key_order() -> None:
