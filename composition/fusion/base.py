@@ -172,15 +172,15 @@ def pool(
         np.cumsum([0, *map(len, tables)]), float(skip_below),
         row, image_id, class_id, boxes, score, teacher, sorted_rank,
     )  # fmt: skip
-    image_id, class_id = image_id[:total], class_id[:total]
     first = np.ones(total, np.bool_)
-    first[1:] = (image_id[1:] != image_id[:-1]) | (class_id[1:] != class_id[:-1])
+    first[1:] = image_id[1:total] != image_id[: total - 1]
+    first[1:] |= class_id[1:total] != class_id[: total - 1]
     starts = np.flatnonzero(first)
     return Pool(
         source=source,
         row=row[:total],
-        image_id=image_id,
-        class_id=class_id,
+        image_id=image_id[:total],
+        class_id=class_id[:total],
         boxes=boxes[:total],
         score=score[:total],
         teacher=teacher[:total],

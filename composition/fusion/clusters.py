@@ -117,8 +117,7 @@ def suppress(pooled: Pool, threshold: float) -> Clusters:
         opener,
         members,
     )
-    opener = opener[:count]
-    return Clusters(cluster, opener, pooled.boxes[opener], members[:count])
+    return Clusters(cluster, opener[:count], pooled.boxes[opener[:count]], members[:count])
 
 
 def conflicts(
@@ -143,10 +142,10 @@ def conflicts(
     boxes = np.require(boxes, np.float64, ["C", "W"])
     images, classes = (np.require(column, np.int64, ["C", "W"]) for column in (image_id, class_id))
     order = np.lexsort((boxes[:, 0], images))
-    pairs = np.empty((len(images), 2), np.int64)
+    pairs: NDArray[np.int64] = np.empty((len(images), 2), np.int64)
     count = kernels.conflicts(images, classes, boxes, order, float(iou), pairs)
     if count > len(pairs):
         pairs = np.empty((count, 2), np.int64)
         kernels.conflicts(images, classes, boxes, order, float(iou), pairs)
     pairs = pairs[:count]
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    return np.asarray(pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])

@@ -1,63 +1,40 @@
-"""The inner loops of fusion, compiled with numba at their first call.
+"""The inner loops of fusion.
 
-Import this module late (see `composition.fusion.clusters`): numba alone takes
-half a second. Every kernel works on one block of images in one thread and lets
-go of the interpreter's lock, so that blocks run side by side. No fast-math, so
-the arithmetic is that of numpy, bit by bit.
-
-Row orders are by an integer key first, then by `_before`.
+Import this module late, it brings numba. Every kernel works on one block of
+images in one thread and lets go of the interpreter's lock, so that blocks run
+side by side. No fast-math: the arithmetic is that of numpy, bit by bit.
+Helpers stand in the file of their callers, whose stamp tells numba when its
+machine code is out of date.
 """
 
 from __future__ import annotations
 
-import functools
-import threading
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
+
+from composition.fusion.compiled import (
+    Floats,
+    Floats2,
+    Ints,
+    Ints2,
+    ShortFloats,
+    ShortFloats2,
+    ShortInts,
+    helper,
+    kernel,
+)
 
 RUN = 16  # rows that insertion sort puts in order before runs are merged
-_compiling = threading.Lock()
+FEW = 64  # rows under which eight tables of digits are not worth their counting
 
 
-def kernel(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compiles a function for one signature when it is first called.
-
-    The machine code is kept where numba keeps it: in ``NUMBA_CACHE_DIR`` if
-    set, else beside this file, else in the user's cache folder. Where none of
-    them can be written (a read-only container, a full disk), it is compiled
-    anew in every process.
-    """
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.cache
-        def compiled() -> Callable[..., Any]:
-            try:
-                return njit(signature, nogil=True, cache=True)(function)  # type: ignore[no-any-return]
-            except (OSError, RuntimeError):  # nowhere to keep the machine code
-                return njit(signature, nogil=True)(function)  # type: ignore[no-any-return]
-
-        @functools.wraps(function)
-        def call(*arguments: Any) -> Any:
-            with _compiling:  # free once compiled; two threads must not compile the same
-                machine_code = compiled()
-            return machine_code(*arguments)
-
-        return call
-
-    return decorate
-
-
-@njit(nogil=True)
-def _ordered(bits: int) -> int:
+@helper
+def _ordered(bits):  # type: ignore[no-untyped-def]
     """An integer that orders like the float32 with these (int32) bits; -0 equals 0."""
     wide = np.int64(bits)
     return wide if wide >= 0 else -(wide & 0x7FFFFFFF)
 
 
-@njit(nogil=True)
+@helper
 def _before(keys, rank, boxes, one, other):  # type: ignore[no-untyped-def]
     """Whether row ``one`` comes first: by key, falling rank, box, row number."""
     if keys[one] != keys[other]:
@@ -70,9 +47,35 @@ def _before(keys, rank, boxes, one, other):  # type: ignore[no-untyped-def]
     return one < other
 
 
-@njit(nogil=True)
-def _sort(rows, spare, low, high, keys, rank, boxes):  # type: ignore[no-untyped-def]
-    """Merge sort of ``rows[low:high]`` by `_before`; ``spare`` is scratch of the same length."""
+@helper
+def _radix_sort(rows, spare, low, high, keys, counts):  # type: ignore[no-untyped-def]
+    """Stable sort of ``rows[low:high]`` by key, digit by digit of 8 bits; ``counts`` is (8, 256) scratch."""
+    counts[:] = 0
+    for at in range(low, high):
+        key = keys[rows[at]]
+        for digit in range(8):
+            counts[digit, (key >> (8 * digit)) & 255] += 1
+    for digit in range(8):
+        shift, flip = 8 * digit, 128 if digit == 7 else 0  # negative keys come first
+        if counts[digit, (keys[rows[low]] >> shift) & 255] == high - low:
+            continue  # all rows have the same digit
+        place = low
+        for value in range(256):
+            count = counts[digit, value ^ flip]
+            counts[digit, value ^ flip] = place
+            place += count
+        for at in range(low, high):
+            spare[at] = rows[at]
+        for at in range(low, high):
+            row = spare[at]
+            value = (keys[row] >> shift) & 255
+            rows[counts[digit, value]] = row
+            counts[digit, value] += 1
+
+
+@helper
+def _merge_sort(rows, spare, low, high, keys, rank, boxes):  # type: ignore[no-untyped-def]
+    """Sort of ``rows[low:high]`` by `_before`; quick where they are nearly in order."""
     for start in range(low, high, RUN):
         for at in range(start + 1, min(start + RUN, high)):
             row = rows[at]
@@ -87,21 +90,29 @@ def _sort(rows, spare, low, high, keys, rank, boxes):  # type: ignore[no-untyped
             middle, end = start + width, min(start + 2 * width, high)
             if _before(keys, rank, boxes, rows[middle - 1], rows[middle]):
                 continue  # the runs are in order as they lie
-            spare[start:middle] = rows[start:middle]
+            for at in range(start, middle):
+                spare[at] = rows[at]
             left, right, at = start, middle, start
-            while left < middle and right < end:
-                if _before(keys, rank, boxes, spare[left], rows[right]):
-                    rows[at] = spare[left]
-                    left += 1
-                else:
+            while left < middle:
+                if right < end and _before(keys, rank, boxes, rows[right], spare[left]):
                     rows[at] = rows[right]
                     right += 1
+                else:
+                    rows[at] = spare[left]
+                    left += 1
                 at += 1
-            rows[at : at + middle - left] = spare[left:middle]
         width *= 2
 
 
-@njit(nogil=True)
+@helper
+def _sort(rows, spare, low, high, keys, rank, boxes, counts):  # type: ignore[no-untyped-def]
+    """Sort of ``rows[low:high]`` by `_before`; ``spare`` is scratch as long as ``rows``."""
+    if high - low > FEW:
+        _radix_sort(rows, spare, low, high, keys, counts)
+    _merge_sort(rows, spare, low, high, keys, rank, boxes)  # among equal keys, if sorted before
+
+
+@helper
 def _shared(one, i, other, j):  # type: ignore[no-untyped-def]
     """Area that box i of one table shares with box j of another."""
     width = min(one[i, 2], other[j, 2]) - max(one[i, 0], other[j, 0])
@@ -111,33 +122,53 @@ def _shared(one, i, other, j):  # type: ignore[no-untyped-def]
     return width * height if height > 0 else 0.0
 
 
-@njit(nogil=True)
+@helper
 def _area(boxes, row):  # type: ignore[no-untyped-def]
     return (boxes[row, 2] - boxes[row, 0]) * (boxes[row, 3] - boxes[row, 1])
 
 
-@kernel("int64(float32[:, ::1], float32[::1], float64[::1])")
-def first_broken(boxes, score, rank):  # type: ignore[no-untyped-def]
+@kernel
+def first_broken(boxes: ShortFloats2, score: ShortFloats, rank: Floats) -> int:
     """First row that is not a finite box with area, a score in [0, 1] and a finite rank; -1 if none."""
     for row in range(len(score)):
         width = np.float64(boxes[row, 2]) - np.float64(boxes[row, 0])
         height = np.float64(boxes[row, 3]) - np.float64(boxes[row, 1])
-        # a comparison with NaN is false; inf - inf is NaN, and inf - x is not finite
+        # comparing NaN is false; inf - inf is NaN, and inf - x is not finite
         sound = width > 0 and height > 0 and np.isfinite(width) and np.isfinite(height)
-        sound = sound and 0 <= score[row] and score[row] <= 1 and np.isfinite(rank[row])
+        sound = sound and score[row] >= 0 and score[row] <= 1 and np.isfinite(rank[row])
         if not sound:
             return row
     return -1
 
 
-@kernel(
-    "int64(int64[::1], int32[::1], float32[:, ::1], float32[::1], float64[::1], int32[::1], int64[::1], float64,"
-    "int64[::1], int64[::1], int32[::1], float64[:, ::1], float32[::1], int64[::1], float64[::1])"
-)
-def group(  # type: ignore[no-untyped-def]
-    image_id, class_id, boxes, score, rank, rank_bits, offsets, skip_below,
-    row_out, image_out, class_out, boxes_out, score_out, teacher_out, rank_out,
-):  # fmt: skip
+@helper
+def _first_image(image_id, next_row, offsets):  # type: ignore[no-untyped-def]
+    """The lowest image id that any table has not yet given."""
+    image = np.int64(0x7FFFFFFFFFFFFFFF)
+    for teacher in range(len(next_row)):
+        if next_row[teacher] < offsets[teacher + 1]:
+            image = min(image, image_id[next_row[teacher]])
+    return image
+
+
+@kernel
+def group(
+    image_id: Ints,
+    class_id: ShortInts,
+    boxes: ShortFloats2,
+    score: ShortFloats,
+    rank: Floats,
+    rank_bits: ShortInts,
+    offsets: Ints,
+    skip_below: float,
+    row_out: Ints,
+    image_out: Ints,
+    class_out: ShortInts,
+    boxes_out: Floats2,
+    score_out: ShortFloats,
+    teacher_out: Ints,
+    rank_out: Floats,
+) -> int:
     """Puts the rows of T tables into the order (image, class, falling rank, box, teacher).
 
     Args:
@@ -160,19 +191,17 @@ def group(  # type: ignore[no-untyped-def]
     Returns:
         How many rows there are, the others being left out.
     """
-    total, teachers = len(image_id), len(offsets) - 1
+    total = len(image_id)
     keys = np.empty(total, np.int64)
     spare = np.empty(total, np.int64)
+    counts = np.empty((8, 256), np.int64)
     teacher_of = np.empty(total, np.int8)
     next_row = offsets[:-1].copy()
     filled, seen = 0, 0
     while seen < total:
-        image = np.int64(0x7FFFFFFFFFFFFFFF)
-        for teacher in range(teachers):
-            if next_row[teacher] < offsets[teacher + 1]:
-                image = min(image, image_id[next_row[teacher]])
+        image = _first_image(image_id, next_row, offsets)
         low = filled
-        for teacher in range(teachers):
+        for teacher in range(len(next_row)):
             row = next_row[teacher]
             while row < offsets[teacher + 1] and image_id[row] == image:
                 if np.float64(score[row]) >= skip_below:
@@ -180,27 +209,63 @@ def group(  # type: ignore[no-untyped-def]
                     row_out[filled], teacher_of[row] = row, teacher
                     filled += 1
                 row += 1
-                seen += 1
+            seen += row - next_row[teacher]
             next_row[teacher] = row
-        _sort(row_out, spare, low, filled, keys, rank, boxes)
+        _sort(row_out, spare, low, filled, keys, rank, boxes, counts)
         for at in range(low, filled):
             row = row_out[at]
-            image_out[at], class_out[at] = image, class_id[row]
+            image_out[at], class_out[at], teacher_out[at] = image, class_id[row], teacher_of[row]
             score_out[at], rank_out[at] = score[row], rank[row]
             for side in range(4):
                 boxes_out[at, side] = boxes[row, side]
-            teacher_out[at] = teacher_of[row]
     return filled
 
 
-@kernel(
-    "int64(float64[:, ::1], float64[::1], int64[::1], int64[::1], int64[::1], float64, boolean, boolean, boolean,"
-    "int64[::1], int64[::1], float64[:, ::1], int64[:, ::1])"
-)
-def assign(  # type: ignore[no-untyped-def]
-    boxes, weight, teacher, starts, sizes, threshold, inclusive, one_per_teacher, next_best,
-    cluster, opener, centre, members,
-):  # fmt: skip
+@helper
+def _open(cluster, row, teacher, opener, members):  # type: ignore[no-untyped-def]
+    """Opens a cluster with a row."""
+    opener[cluster] = row
+    for silent in range(members.shape[1]):
+        members[cluster, silent] = -1
+    members[cluster, teacher] = row
+
+
+@helper
+def _best(  # type: ignore[no-untyped-def]
+    boxes, row, own, centre, area, first, count, threshold, inclusive, one_per_teacher, next_best, members
+):
+    """The cluster of ``first`` to ``count`` that a row joins, or -1."""
+    best, best_iou, own_area = -1, 0.0, _area(boxes, row)
+    for cluster in range(first, count):
+        shared = _shared(centre, cluster, boxes, row)
+        if shared > 0:
+            iou = shared / (area[cluster] + own_area - shared)
+            reached = iou > threshold or (inclusive and iou == threshold)
+            if reached and iou > best_iou:
+                if one_per_teacher and next_best and members[cluster, own] >= 0:
+                    continue
+                best, best_iou = cluster, iou
+    if best >= 0 and one_per_teacher and members[best, own] >= 0:
+        return -1
+    return best
+
+
+@kernel
+def assign(
+    boxes: Floats2,
+    weight: Floats,
+    teacher: Ints,
+    starts: Ints,
+    sizes: Ints,
+    threshold: float,
+    inclusive: bool,
+    one_per_teacher: bool,
+    next_best: bool,
+    cluster: Ints,
+    opener: Ints,
+    centre: Floats2,
+    members: Ints2,
+) -> int:
     """Clusters around weighted means; see `composition.fusion.clusters.assign`.
 
     ``cluster`` (N,), ``opener`` (N,), ``centre`` (N, 4) and ``members`` (N, T) are
@@ -209,7 +274,6 @@ def assign(  # type: ignore[no-untyped-def]
     Returns:
         The number of clusters.
     """
-    teachers = members.shape[1]
     mass = np.empty(len(boxes))
     moment = np.empty((len(boxes), 4))
     area = np.empty(len(boxes))
@@ -217,85 +281,86 @@ def assign(  # type: ignore[no-untyped-def]
     for number in range(len(starts)):
         first = count
         for row in range(starts[number], starts[number] + sizes[number]):
-            own, own_area = teacher[row], _area(boxes, row)
-            best, best_iou = -1, 0.0
-            for other in range(first, count):
-                if one_per_teacher and next_best and members[other, own] >= 0:
-                    continue
-                shared = _shared(centre, other, boxes, row)
-                if shared > 0:
-                    iou = shared / (area[other] + own_area - shared)
-                    if iou > best_iou and (iou > threshold or (inclusive and iou == threshold)):
-                        best, best_iou = other, iou
-            if best >= 0 and one_per_teacher and members[best, own] >= 0:
-                best = -1
+            own = teacher[row]
+            best = _best(
+                boxes, row, own, centre, area, first, count,
+                threshold, inclusive, one_per_teacher, next_best, members,
+            )  # fmt: skip
             if best < 0:
                 best = count
                 count += 1
-                opener[best], mass[best] = row, weight[row]
+                _open(best, row, own, opener, members)
+                mass[best], area[best] = weight[row], _area(boxes, row)
                 for side in range(4):
                     centre[best, side] = boxes[row, side]
                     moment[best, side] = weight[row] * boxes[row, side]
-                for silent in range(teachers):
-                    members[best, silent] = -1
-                area[best] = own_area
             else:
                 mass[best] += weight[row]
                 for side in range(4):
                     moment[best, side] += weight[row] * boxes[row, side]
-                if mass[best] > 0:  # weights of 0 have no mean; the first box stays
-                    for side in range(4):
+                    if mass[best] > 0:  # weights of 0 have no mean; the first box stays
                         centre[best, side] = moment[best, side] / mass[best]
-                    area[best] = _area(centre, best)
+                area[best] = _area(centre, best)
+                if members[best, own] < 0:
+                    members[best, own] = row
             cluster[row] = best
-            if members[best, own] < 0:
-                members[best, own] = row
     return count
 
 
-@kernel(
-    "int64(float64[:, ::1], int64[::1], int64[::1], int64[::1], float64,"
-    "int64[::1], int64[::1], int64[:, ::1])"
-)
-def suppress(boxes, teacher, starts, sizes, threshold, cluster, opener, members):  # type: ignore[no-untyped-def]
+@kernel
+def suppress(
+    boxes: Floats2,
+    teacher: Ints,
+    starts: Ints,
+    sizes: Ints,
+    threshold: float,
+    cluster: Ints,
+    opener: Ints,
+    members: Ints2,
+) -> int:
     """Greedy suppression; see `composition.fusion.clusters.suppress`. Writes and returns like `assign`."""
-    teachers = members.shape[1]
     count = 0
     for number in range(len(starts)):
         first = count
         for row in range(starts[number], starts[number] + sizes[number]):
             own_area = _area(boxes, row)
-            best = -1
-            for other in range(first, count):
-                shared = _shared(boxes, opener[other], boxes, row)
-                if shared > 0 and shared / (_area(boxes, opener[other]) + own_area - shared) > threshold:
-                    best = other
+            winner = first
+            while winner < count:
+                shared = _shared(boxes, opener[winner], boxes, row)
+                if shared > 0 and shared / (_area(boxes, opener[winner]) + own_area - shared) > threshold:
                     break
-            if best < 0:
-                best = count
+                winner += 1
+            if winner == count:
                 count += 1
-                opener[best] = row
-                for silent in range(teachers):
-                    members[best, silent] = -1
-            cluster[row] = best
-            if members[best, teacher[row]] < 0:
-                members[best, teacher[row]] = row
+                _open(winner, row, teacher[row], opener, members)
+            elif members[winner, teacher[row]] < 0:
+                members[winner, teacher[row]] = row
+            cluster[row] = winner
     return count
 
 
-@kernel(
-    "void(int64[::1], float32[:, ::1], float32[::1], int32[::1], float32[::1], int32[::1], int64[:, ::1],"
-    "float32[::1], int64[::1], float32[:, ::1], float32[::1], int32[::1], float32[::1], int64[::1],"
-    "float32[:, ::1])"
-)
-def finish(  # type: ignore[no-untyped-def]
-    image_id, boxes, score, class_id, spread, score_bits, members, member_score,
-    image_out, boxes_out, score_out, class_out, spread_out, mask_out, scores_out,
-):  # fmt: skip
+@kernel
+def finish(
+    image_id: Ints,
+    boxes: ShortFloats2,
+    score: ShortFloats,
+    class_id: ShortInts,
+    spread: ShortFloats,
+    score_bits: ShortInts,
+    members: Ints2,
+    member_score: ShortFloats,
+    image_out: Ints,
+    boxes_out: ShortFloats2,
+    score_out: ShortFloats,
+    class_out: ShortInts,
+    spread_out: ShortFloats,
+    mask_out: Ints,
+    scores_out: ShortFloats2,
+) -> None:
     """Sorts fused boxes like every table (image, falling score, class, box) and says who is in them.
 
     Args:
-        image_id: (M,) grouped and rising.
+        image_id: (M,) rising.
         boxes: (M, 4)
         score: (M,)
         class_id: (M,)
@@ -315,6 +380,7 @@ def finish(  # type: ignore[no-untyped-def]
     keys = np.empty(total, np.int64)
     rows = np.empty(total, np.int64)
     spare = np.empty(total, np.int64)
+    counts = np.empty((8, 256), np.int64)
     for row in range(total):
         keys[row] = (-_ordered(score_bits[row]) << 32) | (np.int64(class_id[row]) + 0x80000000)
         rows[row] = row
@@ -323,7 +389,7 @@ def finish(  # type: ignore[no-untyped-def]
         high = low + 1
         while high < total and image_id[high] == image_id[low]:
             high += 1
-        _sort(rows, spare, low, high, keys, score, boxes)
+        _sort(rows, spare, low, high, keys, score, boxes, counts)
         low = high
     for at in range(total):
         row = rows[at]
@@ -342,8 +408,10 @@ def finish(  # type: ignore[no-untyped-def]
         mask_out[at] = mask
 
 
-@kernel("int64(int64[::1], int64[::1], float64[:, ::1], int64[::1], float64, int64[:, ::1])")
-def conflicts(image_id, class_id, boxes, order, threshold, pairs):  # type: ignore[no-untyped-def]
+@kernel
+def conflicts(
+    image_id: Ints, class_id: Ints, boxes: Floats2, order: Ints, threshold: float, pairs: Ints2
+) -> int:
     """Pairs of boxes of different classes; see `composition.fusion.clusters.conflicts`.
 
     Args:
@@ -361,7 +429,7 @@ def conflicts(image_id, class_id, boxes, order, threshold, pairs):  # type: igno
     for at in range(len(order)):
         row = order[at]
         # a box whose left edge lies further in overlaps too little: IoU <= shared width / own width
-        reach = boxes[row, 0] + (1 - threshold) * (boxes[row, 2] - boxes[row, 0]) * (1 + 1e-9)
+        reach = boxes[row, 0] + (1 - threshold + 1e-9) * (boxes[row, 2] - boxes[row, 0])
         for later in range(at + 1, len(order)):
             other = order[later]
             if image_id[other] != image_id[row] or boxes[other, 0] > reach:
