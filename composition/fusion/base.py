@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from composition import detections as table
 from composition.detections import Detections
 from composition.errors import UserError
 
+Number = TypeVar("Number", bound=np.generic)
 MAX_TEACHERS = 63  # bits of an int64 without its sign
 
 
@@ -67,9 +68,10 @@ def fuser(name: str, settings: Mapping[str, Any] | None = None) -> Fuser:
         UserError: An unknown name or setting, or a value out of range.
     """
     from composition.fusion.nms import Nms
+    from composition.fusion.soft_nms import SoftNms
     from composition.fusion.wbf import Wbf
 
-    kinds: dict[str, type[Nms] | type[Wbf]] = {"nms": Nms, "wbf": Wbf}
+    kinds: dict[str, type[Nms] | type[SoftNms] | type[Wbf]] = {"nms": Nms, "soft_nms": SoftNms, "wbf": Wbf}
     if name not in kinds:
         raise UserError(f"there is no fuser {name!r}", f"Use one of: {', '.join(kinds)}.")
     kind = kinds[name]
@@ -162,33 +164,46 @@ def pool(
     if kernels.first_broken(source.boxes, source.score, ranks) >= 0:
         check(tables)
         raise ValueError("a rank is not finite")
-    total = len(source)
-    row, image_id, teacher = (np.empty(total, np.int64) for _ in range(3))
-    class_id, boxes, score = np.empty(total, np.int32), np.empty((total, 4)), np.empty(total, np.float32)
-    sorted_rank = np.empty(total)
-    total = kernels.group(
-        source.image_id, source.class_id, source.boxes, source.score,
-        ranks, ranks.astype(np.float32).view(np.int32),
-        np.cumsum([0, *map(len, tables)]), float(skip_below),
-        row, image_id, class_id, boxes, score, teacher, sorted_rank,
+    total, offsets = len(source), np.cumsum([0, *map(len, tables)])
+    row, keys, edges = _empty(total, np.int64), _empty(total, np.int64), _empty(total + 1, np.int64)
+    images = kernels.by_image(
+        source.image_id, source.class_id, source.score, ranks.astype(np.float32).view(np.int32),
+        offsets, float(skip_below), row, edges, keys,
     )  # fmt: skip
-    first = np.ones(total, np.bool_)
-    first[1:] = image_id[1:total] != image_id[: total - 1]
-    first[1:] |= class_id[1:total] != class_id[: total - 1]
-    starts = np.flatnonzero(first)
+    row = row[: edges[images]]
+    kernels.sort(row, edges[: images + 1], keys, ranks, source.boxes)
+    total = len(row)
+    image_id, class_id, teacher = _empty(total, np.int64), _empty(total, np.int32), _empty(total, np.int64)
+    boxes, score, sorted_rank = np.empty((total, 4)), _empty(total, np.float32), _empty(total, np.float64)
+    kernels.gather(
+        row, offsets, source.image_id, source.class_id, source.boxes, source.score, ranks,
+        image_id, class_id, boxes, score, sorted_rank, teacher,
+    )  # fmt: skip
+    starts = np.flatnonzero(_changes(image_id) | _changes(class_id))
     return Pool(
         source=source,
-        row=row[:total],
-        image_id=image_id[:total],
-        class_id=class_id[:total],
-        boxes=boxes[:total],
-        score=score[:total],
-        teacher=teacher[:total],
-        rank=sorted_rank[:total],
+        row=row,
+        image_id=image_id,
+        class_id=class_id,
+        boxes=boxes,
+        score=score,
+        teacher=teacher,
+        rank=sorted_rank,
         starts=starts,
         sizes=np.diff(starts, append=total),
         num_teachers=len(tables),
     )
+
+
+def _empty(count: int, dtype: type[Number]) -> NDArray[Number]:
+    return np.empty(count, dtype)
+
+
+def _changes(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """(N,) whether a value differs from the one before it; true for the first."""
+    changes = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
+    return changes
 
 
 def rising(values: NDArray[np.int64]) -> bool:
@@ -236,17 +251,26 @@ def collect(pooled: Pool, members: NDArray[np.int64], fused: Detections) -> Fuse
     from composition.fusion import kernels
 
     count, teachers = members.shape
-    result = table.make(
-        np.empty(count, np.int64),
-        np.empty((count, 4), np.float32),
-        np.empty(count, np.float32),
-        np.empty(count, np.int32),
-        np.empty(count, np.float32),
+    falling = -(fused.score + np.float32(0)).view(np.int32).astype(np.int64)  # as integers; -0 is 0
+    rows = np.arange(count)
+    kernels.sort(
+        rows,
+        np.append(np.flatnonzero(_changes(fused.image_id)), count),
+        (falling << 32) + (fused.class_id + np.int64(2**31)),
+        fused.score.astype(np.float64),
+        fused.boxes,
     )
-    mask, scores = np.empty(count, np.int64), np.empty((count, teachers), np.float32)
-    kernels.finish(
+    result = Detections(
+        image_id=_empty(count, np.int64),
+        boxes=np.empty((count, 4), np.float32),
+        score=_empty(count, np.float32),
+        class_id=_empty(count, np.int32),
+        spread=_empty(count, np.float32),
+    )
+    mask, scores = _empty(count, np.int64), np.empty((count, teachers), np.float32)
+    kernels.provenance(
+        rows, members, pooled.score,
         fused.image_id, fused.boxes, fused.score, fused.class_id, fused.spread,
-        fused.score.view(np.int32), members, pooled.score,
         result.image_id, result.boxes, result.score, result.class_id, result.spread, mask, scores,
     )  # fmt: skip
     return Fused(result, mask, scores)

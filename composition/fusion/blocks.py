@@ -18,7 +18,7 @@ from composition.detections import Detections
 from composition.errors import UserError
 from composition.fusion.base import Fused, check, rising
 
-ROWS = 32_768  # of all teachers in a block: columns of some 3 MB
+ROWS = 65_536  # of all teachers in a block: some 10 MB in all
 
 FuseBlock = Callable[[Sequence[Detections]], Fused]
 

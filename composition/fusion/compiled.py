@@ -40,23 +40,26 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     user's cache folder. Where none of them can be written (a read-only
     container, a full disk), it is compiled anew in every process.
     """
-
-    @functools.cache
-    def compiled() -> Callable[P, R]:
-        types = signature(function)
-        try:
-            machine_code = njit(types, nogil=True, error_model="numpy", cache=True)(function)
-        except (OSError, RuntimeError):  # nowhere to keep it
-            machine_code = njit(types, nogil=True, error_model="numpy")(function)
-        return cast(Callable[P, R], machine_code)
+    done: list[Callable[P, R]] = []
 
     @functools.wraps(function)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
-        with _compiling:  # two threads must not compile the same; free afterwards
-            machine_code = compiled()
-        return machine_code(*arguments, **named)
+        if not done:
+            with _compiling:  # two threads must not compile the same
+                if not done:
+                    done.append(_compile(function))
+        return done[0](*arguments, **named)
 
     return call
+
+
+def _compile(function: Callable[P, R]) -> Callable[P, R]:
+    types = signature(function)
+    try:
+        machine_code = njit(types, nogil=True, error_model="numpy", cache=True)(function)
+    except (OSError, RuntimeError):  # nowhere to keep it
+        machine_code = njit(types, nogil=True, error_model="numpy")(function)
+    return cast(Callable[P, R], machine_code)
 
 
 def signature(function: Callable[..., object]) -> str:

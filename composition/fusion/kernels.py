@@ -104,12 +104,53 @@ def _merge_sort(rows, spare, low, high, keys, rank, boxes):  # type: ignore[no-u
         width *= 2
 
 
-@helper
-def _sort(rows, spare, low, high, keys, rank, boxes, counts):  # type: ignore[no-untyped-def]
-    """Sort of ``rows[low:high]`` by `_before`; ``spare`` is scratch as long as ``rows``."""
-    if high - low > FEW:
-        _radix_sort(rows, spare, low, high, keys, counts)
-    _merge_sort(rows, spare, low, high, keys, rank, boxes)  # among equal keys, if sorted before
+@kernel
+def sort(rows: Ints, starts: Ints, keys: Ints, rank: Floats, boxes: ShortFloats2) -> None:
+    """Sorts every stretch of rows from one start to the next by key, falling rank, box, row number.
+
+    Args:
+        rows: (N,) row numbers, put in order in place.
+        starts: (S + 1,) where the stretches start, and the end of the last.
+        keys: By row number, as the next two.
+        rank: See above.
+        boxes: (., 4)
+    """
+    spare = np.empty(len(rows), np.int64)
+    counts = np.empty((8, 256), np.int64)
+    for number in range(len(starts) - 1):
+        low, high = starts[number], starts[number + 1]
+        if high - low > FEW:
+            _radix_sort(rows, spare, low, high, keys, counts)
+        _merge_sort(rows, spare, low, high, keys, rank, boxes)  # among equal keys, if sorted before
+
+
+@kernel
+def gather(
+    rows: Ints,
+    offsets: Ints,
+    image_id: Ints,
+    class_id: ShortInts,
+    boxes: ShortFloats2,
+    score: ShortFloats,
+    rank: Floats,
+    image_out: Ints,
+    class_out: ShortInts,
+    boxes_out: Floats2,
+    score_out: ShortFloats,
+    rank_out: Floats,
+    teacher_out: Ints,
+) -> None:
+    """Brings the columns of T tables, which start at ``offsets`` (T + 1,), into the order of ``rows`` (N,)."""
+    for at in range(len(rows)):
+        row = rows[at]
+        image_out[at], class_out[at] = image_id[row], class_id[row]
+        score_out[at], rank_out[at] = score[row], rank[row]
+        for side in range(4):
+            boxes_out[at, side] = boxes[row, side]
+        teacher = 0
+        while offsets[teacher + 1] <= row:
+            teacher += 1
+        teacher_out[at] = teacher
 
 
 @helper
@@ -152,73 +193,51 @@ def _first_image(image_id, next_row, offsets):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def group(
+def by_image(
     image_id: Ints,
     class_id: ShortInts,
-    boxes: ShortFloats2,
     score: ShortFloats,
-    rank: Floats,
     rank_bits: ShortInts,
     offsets: Ints,
     skip_below: float,
-    row_out: Ints,
-    image_out: Ints,
-    class_out: ShortInts,
-    boxes_out: Floats2,
-    score_out: ShortFloats,
-    teacher_out: Ints,
-    rank_out: Floats,
+    rows: Ints,
+    starts: Ints,
+    keys: Ints,
 ) -> int:
-    """Puts the rows of T tables into the order (image, class, falling rank, box, teacher).
+    """Merges T tables, each sorted by image, so that the rows of an image lie together.
 
     Args:
-        image_id: (N,) the tables one after the other, each sorted by image.
+        image_id: (N,) the tables one after the other.
         class_id: (N,)
-        boxes: (N, 4)
         score: (N,)
-        rank: (N,) what the order in a group goes by.
-        rank_bits: (N,) the bits of the rank rounded to float32.
+        rank_bits: (N,) the bits of the ranks in float32.
         offsets: (T + 1,) first row of every table.
         skip_below: Rows with a score below it are left out.
-        row_out: (N,) row that comes at each place.
-        image_out: (N,) and so on: the columns in the new order.
-        class_out: See above.
-        boxes_out: See above.
-        score_out: See above.
-        teacher_out: See above; the number of the table.
-        rank_out: See above.
+        rows: (N,) written: the rows, image by image.
+        starts: (N + 1,) written: the first place of every image, and the end.
+        keys: (N,) written: orders the rows of an image by class and falling rank.
 
     Returns:
-        How many rows there are, the others being left out.
+        The number of images.
     """
-    total = len(image_id)
-    keys = np.empty(total, np.int64)
-    spare = np.empty(total, np.int64)
-    counts = np.empty((8, 256), np.int64)
-    teacher_of = np.empty(total, np.int8)
     next_row = offsets[:-1].copy()
-    filled, seen = 0, 0
-    while seen < total:
+    filled, seen, images = 0, 0, 0
+    while seen < len(image_id):
         image = _first_image(image_id, next_row, offsets)
-        low = filled
+        starts[images] = filled
+        images += 1
         for teacher in range(len(next_row)):
             row = next_row[teacher]
             while row < offsets[teacher + 1] and image_id[row] == image:
+                keys[row] = (np.int64(class_id[row]) << 32) | (0x7FFFFFFF - _ordered(rank_bits[row]))
                 if np.float64(score[row]) >= skip_below:
-                    keys[row] = (np.int64(class_id[row]) << 32) | (0x7FFFFFFF - _ordered(rank_bits[row]))
-                    row_out[filled], teacher_of[row] = row, teacher
+                    rows[filled] = row
                     filled += 1
                 row += 1
             seen += row - next_row[teacher]
             next_row[teacher] = row
-        _sort(row_out, spare, low, filled, keys, rank, boxes, counts)
-        for at in range(low, filled):
-            row = row_out[at]
-            image_out[at], class_out[at], teacher_out[at] = image, class_id[row], teacher_of[row]
-            score_out[at], rank_out[at] = score[row], rank[row]
-            for side in range(4):
-                boxes_out[at, side] = boxes[row, side]
-    return filled
+    starts[images] = filled
+    return images
 
 
 @helper
@@ -339,16 +358,95 @@ def suppress(
     return count
 
 
+@helper
+def _highest(score, alive, low, high):  # type: ignore[no-untyped-def]
+    """The first of the rows alive that has the highest score, or -1."""
+    best = -1
+    for row in range(low, high):
+        if alive[row] and (best < 0 or score[row] > score[best]):
+            best = row
+    return best
+
+
+@helper
+def _soften(  # type: ignore[no-untyped-def]
+    boxes, teacher, winner, number, low, high, threshold, sigma, score, alive, claimed, members
+):
+    """Lowers the scores of what a winner overlaps, and claims what nobody has claimed."""
+    for row in range(low, high):
+        shared = _shared(boxes, winner, boxes, row) if alive[row] else 0.0
+        if shared <= 0:
+            continue
+        iou = shared / (_area(boxes, winner) + _area(boxes, row) - shared)
+        if sigma > 0:
+            score[row] *= np.exp(-iou * iou / sigma)
+        elif iou > threshold:
+            score[row] *= 1 - iou
+        if iou > threshold and not claimed[row]:
+            claimed[row] = True
+            first = members[number, teacher[row]]
+            if first < 0 or row < first:
+                members[number, teacher[row]] = row
+
+
 @kernel
-def finish(
+def soften(
+    boxes: Floats2,
+    teacher: Ints,
+    starts: Ints,
+    sizes: Ints,
+    threshold: float,
+    sigma: float,
+    floor: float,
+    score: Floats,
+    opener: Ints,
+    members: Ints2,
+) -> int:
+    """Soft suppression; see `composition.fusion.soft_nms`.
+
+    Args:
+        boxes: (N, 4)
+        teacher: (N,)
+        starts: (G,)
+        sizes: (G,)
+        threshold: IoU to be exceeded.
+        sigma: Of the Gaussian decay; 0 for the linear one.
+        floor: Boxes whose score falls below it are dropped.
+        score: (N,) the scores; overwritten by the decayed ones.
+        opener: (N,) written: the rows that remain.
+        members: (N, T) written: the best row of each teacher in it.
+
+    Returns:
+        How many rows remain.
+    """
+    alive = np.ones(len(boxes), np.bool_)
+    claimed = np.zeros(len(boxes), np.bool_)
+    count = 0
+    for number in range(len(starts)):
+        low, high = starts[number], starts[number] + sizes[number]
+        winner = _highest(score, alive, low, high)
+        while winner >= 0 and score[winner] >= floor:
+            alive[winner] = False
+            _open(count, winner, teacher[winner], opener, members)
+            _soften(
+                boxes, teacher, winner, count, low, high,
+                threshold, sigma, score, alive, claimed, members,
+            )  # fmt: skip
+            count += 1
+            winner = _highest(score, alive, low, high)
+    return count
+
+
+@kernel
+def provenance(
+    rows: Ints,
+    members: Ints2,
+    member_score: ShortFloats,
     image_id: Ints,
     boxes: ShortFloats2,
     score: ShortFloats,
     class_id: ShortInts,
     spread: ShortFloats,
-    score_bits: ShortInts,
-    members: Ints2,
-    member_score: ShortFloats,
     image_out: Ints,
     boxes_out: ShortFloats2,
     score_out: ShortFloats,
@@ -357,18 +455,18 @@ def finish(
     mask_out: Ints,
     scores_out: ShortFloats2,
 ) -> None:
-    """Sorts fused boxes like every table (image, falling score, class, box) and says who is in them.
+    """Brings fused boxes into the order of ``rows`` (M,) and says who is in them.
 
     Args:
-        image_id: (M,) rising.
+        rows: The fused box at each place.
+        members: (M, T) row of each teacher in it, -1 where silent.
+        member_score: (N,) scores of the rows.
+        image_id: (M,) and so on: the columns.
         boxes: (M, 4)
         score: (M,)
         class_id: (M,)
         spread: (M,)
-        score_bits: (M,) the bits of the scores.
-        members: (M, T) row of each teacher in it, -1 where silent.
-        member_score: (N,) scores of the rows.
-        image_out: (M,) and so on: the columns in the new order.
+        image_out: The columns in the new order.
         boxes_out: See above.
         score_out: See above.
         class_out: See above.
@@ -376,29 +474,14 @@ def finish(
         mask_out: (M,) bit mask of the teachers.
         scores_out: (M, T) their scores, NaN where silent.
     """
-    total, teachers = members.shape
-    keys = np.empty(total, np.int64)
-    rows = np.empty(total, np.int64)
-    spare = np.empty(total, np.int64)
-    counts = np.empty((8, 256), np.int64)
-    for row in range(total):
-        keys[row] = (-_ordered(score_bits[row]) << 32) | (np.int64(class_id[row]) + 0x80000000)
-        rows[row] = row
-    low = 0
-    while low < total:
-        high = low + 1
-        while high < total and image_id[high] == image_id[low]:
-            high += 1
-        _sort(rows, spare, low, high, keys, score, boxes, counts)
-        low = high
-    for at in range(total):
+    for at in range(len(rows)):
         row = rows[at]
         image_out[at], score_out[at], class_out[at] = image_id[row], score[row], class_id[row]
         spread_out[at] = spread[row]
         for side in range(4):
             boxes_out[at, side] = boxes[row, side]
         mask = np.int64(0)
-        for teacher in range(teachers):
+        for teacher in range(members.shape[1]):
             member = members[row, teacher]
             if member >= 0:
                 mask |= np.int64(1) << teacher
