@@ -147,7 +147,7 @@ def pool(
     Raises:
         UserError: See `check`.
     """
-    from composition.fusion import kernels
+    from composition.fusion import sort_kernels as kernels
 
     if not tables or len(tables) > MAX_TEACHERS:
         check(tables)
@@ -248,7 +248,7 @@ def collect(pooled: Pool, members: NDArray[np.int64], fused: Detections) -> Fuse
             it is silent.
         fused: M boxes whose image ids rise, as they do along clusters.
     """
-    from composition.fusion import kernels
+    from composition.fusion import sort_kernels as kernels
 
     count, teachers = members.shape
     falling = -(fused.score + np.float32(0)).view(np.int32).astype(np.int64)  # as integers; -0 is 0

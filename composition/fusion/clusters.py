@@ -65,7 +65,7 @@ def assign(
     Returns:
         The clusters; ``boxes`` are the final means.
     """
-    from composition.fusion import kernels
+    from composition.fusion import cluster_kernels as kernels
 
     rows, teachers = len(pooled.rank), pooled.num_teachers
     used = pooled.rank if weight is None else weight
@@ -102,7 +102,7 @@ def suppress(pooled: Pool, threshold: float) -> Clusters:
     Returns:
         The clusters; ``boxes`` are those of the openers.
     """
-    from composition.fusion import kernels
+    from composition.fusion import cluster_kernels as kernels
 
     rows = len(pooled.rank)
     cluster, opener = np.empty(rows, np.int64), np.empty(rows, np.int64)
@@ -137,7 +137,7 @@ def conflicts(
     Returns:
         (P, 2) int64, rows i < j of each pair, in rising order.
     """
-    from composition.fusion import kernels
+    from composition.fusion import cluster_kernels as kernels
 
     boxes = np.require(boxes, np.float64, ["C", "W"])
     images, classes = (np.require(column, np.int64, ["C", "W"]) for column in (image_id, class_id))

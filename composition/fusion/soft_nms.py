@@ -65,7 +65,7 @@ class SoftNms:
         return in_blocks(tables, self._fuse)
 
     def _fuse(self, tables: Sequence[Detections]) -> Fused:
-        from composition.fusion import kernels
+        from composition.fusion import cluster_kernels as kernels
 
         pooled = pool(tables)
         rows = len(pooled.rank)
@@ -76,7 +76,6 @@ class SoftNms:
             float(self.iou), float(self.sigma) if self.decay == "gaussian" else 0.0, float(self.floor),
             score, opener, members,
         )  # fmt: skip
-        opener = opener[:count]
-        kept = pooled.source[pooled.row[opener]]
-        fused = replace(kept, score=score[opener].astype(np.float32))
+        kept = pooled.source[pooled.row[opener[:count]]]
+        fused = replace(kept, score=score[opener[:count]].astype(np.float32))
         return collect(pooled, members[:count], fused)
