@@ -68,7 +68,7 @@ def split(tables: Sequence[Detections], rows: int = ROWS) -> list[list[Detection
         return [tables]
     longest = max(tables, key=len)
     step = max(1, rows * len(longest) // total)
-    edges = np.unique(longest.image_id[step::step])
+    edges = np.unique(longest.image_id[::step])[1:]
     cuts = [np.searchsorted(part.image_id, edges).tolist() for part in tables]
     return [
         [part[low:high] for part, low, high in zip(tables, lows, highs, strict=True)]
