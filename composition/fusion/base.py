@@ -179,7 +179,7 @@ def pool(
         row, offsets, source.image_id, source.class_id, source.boxes, source.score, ranks,
         image_id, class_id, boxes, score, sorted_rank, teacher,
     )  # fmt: skip
-    starts = np.flatnonzero(_changes(image_id) | _changes(class_id))
+    starts = np.flatnonzero(changes(image_id) | changes(class_id))
     return Pool(
         source=source,
         row=row,
@@ -199,11 +199,11 @@ def _empty(count: int, dtype: type[Number]) -> NDArray[Number]:
     return np.empty(count, dtype)
 
 
-def _changes(values: NDArray[Any]) -> NDArray[np.bool_]:
+def changes(values: NDArray[Any]) -> NDArray[np.bool_]:
     """(N,) whether a value differs from the one before it; true for the first."""
-    changes = np.ones(len(values), np.bool_)
-    np.not_equal(values[1:], values[:-1], out=changes[1:])
-    return changes
+    first = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return first
 
 
 def rising(values: NDArray[np.int64]) -> bool:
@@ -255,7 +255,7 @@ def collect(pooled: Pool, members: NDArray[np.int64], fused: Detections) -> Fuse
     rows = np.arange(count)
     kernels.sort(
         rows,
-        np.append(np.flatnonzero(_changes(fused.image_id)), count),
+        np.append(np.flatnonzero(changes(fused.image_id)), count),
         (falling << 32) + (fused.class_id + np.int64(2**31)),
         fused.score.astype(np.float64),
         fused.boxes,
