@@ -1,8 +1,7 @@
 """Fusing block of images by block of images, side by side on all cores.
 
-A block is small enough for its columns to stay in the processor's cache and in
-memory that is used again for the next block, which makes fusion quicker than
-one pass over everything even on one core.
+The columns that fusion needs on its way are only as long as a block, and their
+memory is used again for the next.
 """
 
 from __future__ import annotations
