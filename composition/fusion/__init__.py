@@ -2,6 +2,7 @@
 
 from composition.fusion.base import Fused, Fuser, fuser
 from composition.fusion.nms import Nms
+from composition.fusion.soft_nms import SoftNms
 from composition.fusion.wbf import Wbf
 
-__all__ = ["Fused", "Fuser", "Nms", "Wbf", "fuser"]
+__all__ = ["Fused", "Fuser", "Nms", "SoftNms", "Wbf", "fuser"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from composition.detections import Detections
 from composition.fusion.base import Fused, check_iou, collect, pool
-from composition.fusion.clusters import assign
+from composition.fusion.blocks import in_blocks
+from composition.fusion.clusters import suppress
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Nms:
 
     def fuse(self, tables: Sequence[Detections]) -> Fused:
         """See `composition.fusion.base.Fuser.fuse`; winners keep box, score and spread."""
+        return in_blocks(tables, self._fuse)
+
+    def _fuse(self, tables: Sequence[Detections]) -> Fused:
         pooled = pool(tables)
-        cluster, winner, _ = assign(pooled, self.iou, moving=False)
-        return collect(pooled, cluster, pooled.detections[winner])
+        clusters = suppress(pooled, self.iou)
+        return collect(pooled, clusters.members, pooled.source[pooled.row[clusters.opener]])

