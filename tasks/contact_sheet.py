@@ -23,7 +23,7 @@ from tasks.progress import track
 from tasks.store import disk_errors
 
 _COLUMNS = 4
-_CELL = 300
+_CELL = 332
 _GAP = 12
 _MARGIN = 24
 _INK, _PALE, _PAPER = "#14181d", "#5b6570", "#ffffff"
