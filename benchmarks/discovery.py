@@ -9,7 +9,7 @@ confident for its partner is wrong. *Merged*: the VOC teachers' classes are
 relabelled into `animal`, `vehicle` and `furniture`, so that `broader` is right.
 
 Writes ``benchmarks/results/discovery.json`` and ``.md``. About a minute for the
-detections (kept in --home) and one for the rest, on 2 cores. Nothing is random.
+detections (kept in --home) and half a one for the rest. Nothing is random.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize(
     ("column", "vocabulary"),
-    enumerate(["voc_classes", "oid_v6_classes", "objects365v2_classes", "lvis_v1"]),
+    list(enumerate(["voc_classes", "oid_v6_classes", "objects365v2_classes", "lvis_v1"])),
 )
 def test_how_other_lists_spell_the_classes_of_coco(column: int, vocabulary: str) -> None:
     names = PUBLISHED[vocabulary]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -185,9 +184,8 @@ def test_more_evidence_is_asked_for_by_settings() -> None:
 def test_no_confident_proposal_of_the_real_teachers_is_wrong(data_dir: Path, tmp_path: Path) -> None:
     from benchmarks.discovery import detections_of, hidden, missing
 
-    home = Path(os.environ["DETCOMPOSE_HOME"]) if "DETCOMPOSE_HOME" in os.environ else tmp_path
     names = ["yolox_nano_coco", "yolo_fastest_xl_voc"]
-    found = detections_of(data_dir, home, names)
+    found = detections_of(data_dir, tmp_path, names)
     result = hidden(found[names[0]], found[names[1]])
     assert result["confident_wrong"] == 0
     assert result["confident"] >= 6
