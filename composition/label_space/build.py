@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from composition.aliases import candidates, find, meanings, normalise, suggestion
 from composition.errors import UserError
-from composition.label_space.space import Entry, LabelSpace, check_classes
+from composition.label_space.mapping import coverage
+from composition.label_space.space import RELATIONS, Entry, LabelSpace, Relation, check_classes
 
 DROP = "drop"
 REST = "*"
 
 Vocabularies = Mapping[str, Sequence[str]]
-Overrides = Mapping[str, Mapping[str, str]]
+Override = str | Mapping[str, str | Sequence[str]]
+Overrides = Mapping[str, Mapping[str, Override]]
 
 
 def build(
     vocabularies: Vocabularies,
     classes: Sequence[str] | None = None,
     overrides: Overrides | None = None,
+    parents: Mapping[str, str] | None = None,
 ) -> LabelSpace:
     """Maps every teacher class to a union class, or says which it cannot.
 
@@ -32,8 +36,11 @@ def build(
         classes: The union classes. None: the union of all vocabularies in order
             of first appearance, under the alias table's canonical names;
             teachers with a ``*`` override add no classes of their own.
-        overrides: Per teacher: its class name to a union class or ``drop``; the
-            key ``*`` stands for every class that nothing else maps.
+        overrides: Per teacher: its class name to a union class, to ``drop``, or
+            to one relation with its target or list of targets, for example
+            ``{"broader": ["car", "bus"]}``; the key ``*`` stands for every
+            class that nothing else maps.
+        parents: Union class to the union class that it is a kind of.
 
     Returns:
         The label space. Relations are ``same``; ``narrower`` for several classes
@@ -44,7 +51,7 @@ def build(
         UserError: Unmapped classes (all of them, with candidates), unknown
             names in overrides, ambiguous names, a class without any teacher.
     """
-    rules = {teacher: dict(mapping) for teacher, mapping in (overrides or {}).items()}
+    rules: Overrides = overrides or {}
     _check_overrides(vocabularies, rules)
     for teacher, vocabulary in vocabularies.items():
         check_classes(vocabulary, f"teacher {teacher!r}")
@@ -54,13 +61,14 @@ def build(
     teachers: dict[str, tuple[Entry, ...]] = {}
     unmapped: list[tuple[str, str]] = []
     for teacher, vocabulary in vocabularies.items():
-        targets = _targets(teacher, vocabulary, union, rules.get(teacher, {}))
-        unmapped += [(teacher, name) for name in vocabulary if name not in targets]
-        teachers[teacher] = _entries(vocabulary, targets)
+        found = _entries(teacher, vocabulary, union, rules.get(teacher, {}))
+        unmapped += [(teacher, name) for name in vocabulary if name not in found]
+        teachers[teacher] = tuple(found.values())
     if unmapped:
         raise _unmapped_error(unmapped, union)
-    _check_reached(union, teachers, vocabularies)
-    return LabelSpace(union, teachers)
+    space = LabelSpace(union, teachers, dict(parents or {}))
+    _check_reached(space, vocabularies)
+    return space
 
 
 def _union(vocabularies: Vocabularies, rules: Overrides) -> tuple[str, ...]:
@@ -93,10 +101,8 @@ def _check_overrides(vocabularies: Vocabularies, rules: Overrides) -> None:
                 )
 
 
-def _resolve(teacher: str, name: str, target: str, union: Sequence[str]) -> str | None:
-    """An override's target as a union class; None for drop."""
-    if target == DROP:
-        return None
+def _resolve(teacher: str, name: str, target: str, union: Sequence[str]) -> str:
+    """An override's target as a union class."""
     found = find([target], union)[0]
     if len(found) != 1:
         raise UserError(
@@ -107,15 +113,44 @@ def _resolve(teacher: str, name: str, target: str, union: Sequence[str]) -> str 
     return union[found[0]]
 
 
-def _targets(
-    teacher: str, vocabulary: Sequence[str], union: Sequence[str], rule: Mapping[str, str]
-) -> dict[str, str | None]:
-    """Teacher class to union class or None (drop); unmapped classes are absent."""
-    result: dict[str, str | None] = {}
+def _override(teacher: str, name: str, rule: Override, union: Sequence[str]) -> Entry | str:
+    """An override as an entry, or as a target whose relation follows from the names."""
+    if isinstance(rule, str):
+        return Entry(name, "drop") if rule == DROP else _resolve(teacher, name, rule, union)
+    if len(rule) != 1 or next(iter(rule)) not in RELATIONS:
+        raise UserError(
+            f"overrides of teacher {teacher!r}: {name!r} must have one relation, it has "
+            f"{', '.join(map(repr, rule)) or 'none'}" + suggestion(next(iter(rule), ""), RELATIONS),
+            f"Write for example `{name}: {{broader: [car, bus]}}`.",
+        )
+    ((relation, value),) = rule.items()
+    targets = [value] if isinstance(value, str) else list(value)
+    resolved = [_resolve(teacher, name, target, union) for target in targets]
+    return Entry(name, as_relation(relation), *resolved)
+
+
+def as_relation(text: str) -> Relation:
+    """Narrows a string to the literal type.
+
+    Raises:
+        UserError: It is no relation.
+    """
+    for relation in get_args(Relation):
+        if text == relation:
+            known: Relation = relation
+            return known
+    raise UserError(f"{text!r} is not a relation" + suggestion(text, RELATIONS))
+
+
+def _matched(
+    teacher: str, vocabulary: Sequence[str], union: Sequence[str], rule: Mapping[str, Override]
+) -> dict[str, Entry | str]:
+    """Teacher class to its entry or target; unmapped classes are absent."""
+    result: dict[str, Entry | str] = {}
     spelled: dict[tuple[str, str], str] = {}
     for name, found in zip(vocabulary, find(vocabulary, union), strict=True):
         if name in rule:
-            result[name] = _resolve(teacher, name, rule[name], union)
+            result[name] = _override(teacher, name, rule[name], union)
         elif len(found) > 1:
             listed = ", ".join(repr(union[index]) for index in found)
             raise UserError(
@@ -133,26 +168,26 @@ def _targets(
                 )
             result[name] = target
         elif REST in rule:
-            result[name] = _resolve(teacher, REST, rule[REST], union)
+            result[name] = _override(teacher, name, rule[REST], union)
     return result
 
 
-def _entries(vocabulary: Sequence[str], targets: Mapping[str, str | None]) -> tuple[Entry, ...]:
+def _entries(
+    teacher: str, vocabulary: Sequence[str], union: Sequence[str], rule: Mapping[str, Override]
+) -> dict[str, Entry]:
     """Entries in vocabulary order; unmapped classes are left out."""
-    chosen = list(targets.values())
+    matched = _matched(teacher, vocabulary, union, rule)
+    chosen = [target for target in matched.values() if isinstance(target, str)]
     meaning = dict(zip(vocabulary, meanings(vocabulary), strict=True))
-    entries = []
-    for name in vocabulary:
-        if name not in targets:
-            continue
-        target = targets[name]
-        if target is None:
-            entries.append(Entry(name, "drop", None))
+    entries: dict[str, Entry] = {}
+    for name, target in matched.items():
+        if isinstance(target, Entry):
+            entries[name] = target
             continue
         equal = name == target or normalise(meaning[name]) == normalise(meanings([target])[0])
         # one class renamed is the same; several gathered under another name are kinds of it
-        entries.append(Entry(name, "same" if equal or chosen.count(target) == 1 else "narrower", target))
-    return tuple(entries)
+        entries[name] = Entry(name, "same" if equal or chosen.count(target) == 1 else "narrower", target)
+    return entries
 
 
 def _unmapped_error(unmapped: Sequence[tuple[str, str]], union: Sequence[str]) -> UserError:
@@ -170,13 +205,10 @@ def _unmapped_error(unmapped: Sequence[tuple[str, str]], union: Sequence[str]) -
     )
 
 
-def _check_reached(
-    union: Sequence[str], teachers: Mapping[str, tuple[Entry, ...]], vocabularies: Vocabularies
-) -> None:
-    reached = {entry.target for entries in teachers.values() for entry in entries}
+def _check_reached(space: LabelSpace, vocabularies: Vocabularies) -> None:
     names = [name for vocabulary in vocabularies.values() for name in vocabulary]
-    for name in union:
-        if name not in reached:
+    for name, seen in zip(space.classes, coverage(space), strict=True):
+        if not seen.any():
             raise UserError(
                 f"no teacher can see class {name!r}" + suggestion(name, names),
                 "Remove it from classes, or map a teacher class to it in overrides.",

@@ -1,54 +1,73 @@
-"""The label space as a value, and what follows from it."""
+"""The label space as a value: union classes, their hierarchy, the teachers' relations to them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from composition import detections as table
-from composition.detections import Detections
+from composition.aliases import suggestion
 from composition.errors import UserError
 
 Relation = Literal["same", "narrower", "broader", "drop"]
 RELATIONS: tuple[str, ...] = get_args(Relation)
-
-# Relations whose boxes are positives of their target. A broader class ("vehicle"
-# for "car") says nothing about which child it saw: its boxes are not positives.
-POSITIVE: tuple[str, ...] = ("same", "narrower")
+WAY_OUT = f"Use one of {', '.join(RELATIONS)}; all but drop with a union class, broader with any number."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Entry:
     """What becomes of one teacher class.
 
-    Attributes:
+    Args:
         teacher_class: Its name in the teacher's vocabulary.
         relation: ``same``: the target under another name; ``narrower``: a kind
-            of the target, so its boxes are the target's; ``broader``: the
-            target is a kind of it, so its boxes may or may not be; ``drop``:
-            not wanted.
-        target: A union class; None exactly for ``drop``.
+            of the target, so its boxes are the target's; ``broader``: each
+            target is a kind of it (``vehicle`` of ``car`` and ``bus``), so its
+            boxes may or may not be the target's; ``drop``: not wanted.
+        targets: Union classes: one for ``same`` and ``narrower``, one or more
+            for ``broader``, none for ``drop``.
+
+    Attributes:
+        teacher_class: As given.
+        relation: As given.
+        targets: As given, sorted by name, so that equal relations are equal.
+
+    Raises:
+        UserError: Another relation, or a number of targets that it cannot have.
+
+    Example:
+        >>> Entry("vehicle", "broader", "car", "bus").targets
+        ('bus', 'car')
     """
 
     teacher_class: str
     relation: Relation
-    target: str | None
+    targets: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        if self.relation not in RELATIONS:
-            raise UserError(f"class {self.teacher_class!r}: {self.relation!r} is not a relation", WAY_OUT)
-        if (self.target is None) != (self.relation == "drop"):
-            needs = "takes no target" if self.relation == "drop" else "needs a target"
-            raise UserError(f"class {self.teacher_class!r}: relation {self.relation!r} {needs}", WAY_OUT)
+    def __init__(self, teacher_class: str, relation: Relation, *targets: str) -> None:
+        set_field = object.__setattr__
+        set_field(self, "teacher_class", teacher_class)
+        set_field(self, "relation", relation)
+        set_field(self, "targets", tuple(sorted(targets)))
+        where = f"class {teacher_class!r}"
+        if relation not in RELATIONS:
+            raise UserError(f"{where}: {relation!r} is not a relation", WAY_OUT)
+        if relation == "drop" and targets:
+            raise UserError(f"{where}: relation 'drop' takes no target", WAY_OUT)
+        if relation != "drop" and not targets:
+            raise UserError(f"{where}: relation {relation!r} needs a target", WAY_OUT)
+        if relation in ("same", "narrower") and len(targets) > 1:
+            raise UserError(
+                f"{where}: relation {relation!r} takes one target, not {len(targets)}",
+                "Name the closest class; its boxes count for the parents of that class as well.",
+            )
+        if len(set(targets)) < len(targets):
+            raise UserError(f"{where}: a target appears twice", "Keep one of them.")
 
-
-WAY_OUT = f"Use one of {', '.join(RELATIONS)}; all but drop with a union class."
+    @property
+    def target(self) -> str | None:
+        """The union class whose boxes its boxes are; None for ``broader`` and ``drop``."""
+        return self.targets[0] if self.relation in ("same", "narrower") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +79,19 @@ class LabelSpace:
         teachers: Teacher name to its entries, in the order of its vocabulary:
             entry i belongs to the teacher's class id i. The order of the
             teachers is the order of their bits in provenance masks.
+        parents: Union class to the union class that it is a kind of; classes
+            without an entry are roots. Every box of a class is a box of its
+            ancestors too.
 
     Raises:
-        UserError: Classes missing, blank or duplicate; an entry with a target
-            outside ``classes``; a teacher class that appears twice.
+        UserError: Classes missing, blank or duplicate; an entry or a parent
+            outside ``classes``; a teacher class that appears twice; a class
+            that is its own ancestor.
     """
 
     classes: tuple[str, ...]
     teachers: dict[str, tuple[Entry, ...]]
+    parents: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_classes(self.classes, "label space")
@@ -78,11 +102,25 @@ class LabelSpace:
                 if entry.teacher_class in seen:
                     raise UserError(f"label space: teacher {teacher!r} has {entry.teacher_class!r} twice")
                 seen.add(entry.teacher_class)
-                if entry.target is not None and entry.target not in known:
+                for target in entry.targets:
+                    if target not in known:
+                        raise UserError(
+                            f"label space: teacher {teacher!r} sends {entry.teacher_class!r} to "
+                            f"{target!r}, which is not a union class" + suggestion(target, self.classes)
+                        )
+        for pair in self.parents.items():
+            for name in pair:
+                if name not in known:
                     raise UserError(
-                        f"label space: teacher {teacher!r} sends {entry.teacher_class!r} to "
-                        f"{entry.target!r}, which is not a union class"
+                        f"label space: parents name {name!r}, which is not a union class"
+                        + suggestion(name, self.classes)
                     )
+        circle = find_circle(self.parents)
+        if circle:
+            raise UserError(
+                f"label space: {' -> '.join(circle)}: a class cannot be a kind of itself",
+                "Remove one of these parents.",
+            )
 
 
 def check_classes(classes: Sequence[str], source: str) -> None:
@@ -102,128 +140,26 @@ def check_classes(classes: Sequence[str], source: str) -> None:
         seen.add(name)
 
 
-def _entries(space: LabelSpace, teacher: str) -> tuple[Entry, ...]:
-    try:
-        return space.teachers[teacher]
-    except KeyError:
-        raise UserError(
-            f"the label space does not know teacher {teacher!r}",
-            f"It was made for: {', '.join(map(repr, space.teachers))}.",
-        ) from None
+def find_circle(parents: Mapping[str, str]) -> list[str]:
+    """A chain of parents that comes back to its start, or an empty list."""
+    for start in parents:
+        chain = [start]
+        while chain[-1] in parents and len(chain) <= len(parents):
+            chain.append(parents[chain[-1]])
+            if chain[-1] == start:
+                return chain
+    return []
 
 
-def lookup(space: LabelSpace, teacher: str) -> NDArray[np.int32]:
-    """Teacher class id to union class id, -1 where its boxes are not positives.
-
-    Returns:
-        (K,) int32, K the length of the teacher's vocabulary.
-    """
-    index = {name: position for position, name in enumerate(space.classes)}
-    return np.array(
-        [
-            index[entry.target] if entry.target is not None and entry.relation in POSITIVE else -1
-            for entry in _entries(space, teacher)
-        ],
-        np.int32,
-    )
+def ancestors(space: LabelSpace, name: str) -> tuple[str, ...]:
+    """The classes that a union class is a kind of, the nearest first, without itself."""
+    chain: list[str] = []
+    while name in space.parents:
+        name = space.parents[name]
+        chain.append(name)
+    return tuple(chain)
 
 
-def map_detections(space: LabelSpace, teacher: str, detections: Detections) -> Detections:
-    """Puts one teacher's detections into the union classes.
-
-    ``same`` and ``narrower`` classes become their target; the boxes of dropped
-    and of ``broader`` classes vanish.
-
-    Args:
-        space: The label space.
-        teacher: Whose detections they are.
-        detections: Class ids index the teacher's vocabulary.
-
-    Returns:
-        Sorted detections whose class ids index ``space.classes``.
-
-    Raises:
-        UserError: An unknown teacher or a class id outside its vocabulary.
-    """
-    ids = lookup(space, teacher)
-    if len(detections) and not (0 <= detections.class_id.min() <= detections.class_id.max() < len(ids)):
-        raise UserError(
-            f"teacher {teacher!r} returned class ids {detections.class_id.min()} to "
-            f"{detections.class_id.max()}, but its vocabulary has {len(ids)} classes",
-            "Add the teacher again with the class list that it was trained on.",
-        )
-    mapped = replace(detections, class_id=ids[detections.class_id])
-    return table.sort(mapped[mapped.class_id >= 0])
-
-
-def coverage(space: LabelSpace) -> NDArray[np.bool_]:
-    """Who can express what.
-
-    Returns:
-        (C, T) bool: True where a class of teacher t is the same as union class
-        c or a kind of it. Rows without True have no expert.
-    """
-    matrix = np.zeros((len(space.classes), len(space.teachers)), np.bool_)
-    for column, teacher in enumerate(space.teachers):
-        ids = lookup(space, teacher)
-        matrix[ids[ids >= 0], column] = True
-    return matrix
-
-
-def experts(space: LabelSpace) -> dict[str, tuple[str, ...]]:
-    """E(c) of every union class: the teachers that can express it, in order."""
-    names = tuple(space.teachers)
-    return {
-        name: tuple(names[column] for column in np.flatnonzero(row))
-        for name, row in zip(space.classes, coverage(space), strict=True)
-    }
-
-
-def to_json(space: LabelSpace) -> dict[str, Any]:
-    """The label space as JSON values; the inverse is `from_json`."""
-    return {
-        "version": 1,
-        "classes": list(space.classes),
-        "teachers": [
-            {
-                "name": teacher,
-                "classes": [
-                    {"class": entry.teacher_class, "relation": entry.relation, "target": entry.target}
-                    for entry in entries
-                ],
-            }
-            for teacher, entries in space.teachers.items()
-        ],
-    }
-
-
-def from_json(document: Mapping[str, Any], source: str = "label_space.json") -> LabelSpace:
-    """Reads what `to_json` wrote.
-
-    Raises:
-        UserError: Another version, or not a label space.
-    """
-    if document.get("version") != 1:
-        raise UserError(
-            f"{source}: version {document.get('version')!r} is not known", "This detcompose reads 1."
-        )
-    try:
-        return LabelSpace(
-            classes=tuple(document["classes"]),
-            teachers={
-                teacher["name"]: tuple(
-                    Entry(row["class"], row["relation"], row["target"]) for row in teacher["classes"]
-                )
-                for teacher in document["teachers"]
-            },
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{source} is not a label space: {error!r}", "Write it again from its YAML or recipe."
-        ) from None
-
-
-def digest(space: LabelSpace) -> str:
-    """sha256 of the canonical JSON, hex: equal digests, equal mapping and class ids."""
-    text = json.dumps(to_json(space), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+def descendants(space: LabelSpace, name: str) -> tuple[str, ...]:
+    """The union classes that are kinds of a class, in class order, without itself."""
+    return tuple(other for other in space.classes if name in ancestors(space, other))

@@ -111,6 +111,59 @@ def test_published_lists_share_classes_with_coco(name: str) -> None:
     assert len(missing) == absent[name], missing
 
 
+# COCO's class: how VOC, Open Images V6/V7, Objects365 v2 and LVIS v1 spell it; None = no such class.
+# COCO classes that are not listed are spelled alike (up to case and separators) wherever they exist.
+SPELLINGS = {
+    "airplane": ("aeroplane", "Airplane", "Airplane", "airplane"),
+    "bird": ("bird", "Bird", None, "bird"),
+    "bowl": (None, "Bowl", "Bowl/Basin", "bowl"),
+    "bus": ("bus", "Bus", "Bus", "bus_(vehicle)"),
+    "car": ("car", "Car", "Car", "car_(automobile)"),
+    "cell phone": (None, "Mobile phone", "Cell Phone", "cellular_telephone"),
+    "couch": ("sofa", "Couch", "Couch", "sofa"),
+    "cow": ("cow", "Cattle", "Cow", "cow"),
+    "cup": (None, None, "Cup", "cup"),
+    "dining table": ("diningtable", "Kitchen & dining room table", "Dinning Table", "dining_table"),
+    "donut": (None, "Doughnut", "Donut", "doughnut"),
+    "fire hydrant": (None, "Fire hydrant", "Fire Hydrant", "fireplug"),
+    "frisbee": (None, "Flying disc", "Frisbee", "frisbee"),
+    "hair drier": (None, "Hair dryer", "Hair Dryer", "hair_dryer"),
+    "handbag": (None, "Handbag", "Handbag/Satchel", "handbag"),
+    "hot dog": (None, "Hot dog", "Hot dog", None),
+    "keyboard": (None, "Computer keyboard", "Keyboard", "computer_keyboard"),
+    "laptop": (None, "Laptop", "Laptop", "laptop_computer"),
+    "microwave": (None, "Microwave oven", "Microwave", "microwave_oven"),
+    "motorcycle": ("motorbike", "Motorcycle", "Motorcycle", "motorcycle"),
+    "mouse": (None, "Computer mouse", "Mouse", "mouse_(computer_equipment)"),
+    "orange": (None, "Orange", None, "orange_(fruit)"),
+    "potted plant": ("pottedplant", "Houseplant", "Potted Plant", None),
+    "remote": (None, "Remote control", "Remote", "remote_control"),
+    "skis": (None, "Ski", "Skiboard", "ski"),
+    "sports ball": (None, None, None, None),
+    "suitcase": (None, "Suitcase", None, "suitcase"),
+    "teddy bear": (None, "Teddy bear", None, "teddy_bear"),
+    "tie": (None, "Tie", "Tie", "necktie"),
+    "train": ("train", "Train", "Train", "train_(railroad_vehicle)"),
+    "tv": ("tvmonitor", "Television", "Moniter/TV", "television_set"),
+    "wine glass": (None, "Wine glass", "Wine Glass", "wineglass"),
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "vocabulary"),
+    list(enumerate(["voc_classes", "oid_v6_classes", "objects365v2_classes", "lvis_v1"])),
+)
+def test_how_other_lists_spell_the_classes_of_coco(column: int, vocabulary: str) -> None:
+    names = PUBLISHED[vocabulary]
+    shared = shared_classes(names, COCO_NAMES)
+    found = {COCO_NAMES[target]: names[index] for index, target in shared.items()}
+    for name in COCO_NAMES:
+        if name in SPELLINGS:
+            assert found.get(name) == SPELLINGS[name][column], name
+        elif vocabulary != "voc_classes" or name in VOC_NAMES:
+            assert normalise(found[name]) == normalise(name)
+
+
 def test_every_voc_class_is_a_coco_class() -> None:
     shared = shared_classes(VOC_NAMES, COCO_NAMES)
     assert {VOC_NAMES[index]: COCO_NAMES[target] for index, target in shared.items()} == {
