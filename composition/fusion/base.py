@@ -67,11 +67,17 @@ def fuser(name: str, settings: Mapping[str, Any] | None = None) -> Fuser:
     Raises:
         UserError: An unknown name or setting, or a value out of range.
     """
+    from composition.fusion.expert import Expert
     from composition.fusion.nms import Nms
     from composition.fusion.soft_nms import SoftNms
     from composition.fusion.wbf import Wbf
 
-    kinds: dict[str, type[Nms] | type[SoftNms] | type[Wbf]] = {"nms": Nms, "soft_nms": SoftNms, "wbf": Wbf}
+    kinds: dict[str, type[Expert] | type[Nms] | type[SoftNms] | type[Wbf]] = {
+        "expert": Expert,
+        "nms": Nms,
+        "soft_nms": SoftNms,
+        "wbf": Wbf,
+    }
     if name not in kinds:
         raise UserError(f"there is no fuser {name!r}", f"Use one of: {', '.join(kinds)}.")
     kind = kinds[name]

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from composition import detections
 from composition.detections import Detections
-from composition.fusion import Fused, Fuser, Nms, SoftNms, Wbf
+from composition.fusion import Expert, Fused, Fuser, Nms, SoftNms, Wbf
 from composition.fusion.blocks import in_blocks, split
 
 FUSERS: list[Fuser] = [
+    Expert(),
+    Expert(0.3),
     Nms(),
     Nms(0.3),
     Wbf(),
@@ -26,7 +28,7 @@ FUSERS: list[Fuser] = [
     SoftNms("linear", iou=0.3),
 ]
 # a single teacher at IoU 1 merges and suppresses nothing; a Gaussian decay has no such setting
-IDENTITIES: list[Fuser] = [Nms(1), Wbf(1), SoftNms("linear", iou=1, floor=0)]
+IDENTITIES: list[Fuser] = [Expert(1), Nms(1), Wbf(1), SoftNms("linear", iou=1, floor=0)]
 
 LAW = pytest.mark.parametrize("fuser", FUSERS, ids=repr)
 SEEDS = given(st.integers(0, 2**32 - 1), st.integers(1, 5))

@@ -1,0 +1,75 @@
+"""``detcompose ensemble``: teachers run together on an annotated image set."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from composition.errors import UserError
+from flows.cli.output import JsonOption, percent, print_json, print_table
+from tasks.home import Home
+
+
+class FuserName(StrEnum):
+    """How boxes are fused."""
+
+    expert = "expert"
+    wbf = "wbf"
+    nms = "nms"
+    soft_nms = "soft_nms"
+
+
+def ensemble(
+    teacher: Annotated[
+        list[str], typer.Option("--teacher", "-t", help="A teacher's name or bundle; repeat it.")
+    ],
+    images: Annotated[Path, typer.Option(help="COCO file with labels, to measure on.")],
+    fuser: Annotated[FuserName, typer.Option(help="How boxes are fused.")] = FuserName.expert,
+    calibrate_on: Annotated[
+        Path | None, typer.Option(help="COCO file with a few labelled images to calibrate on.")
+    ] = None,
+    calibrate_images: Annotated[int, typer.Option(min=1, help="How many of them to use.")] = 100,
+    label_space: Annotated[
+        Path | None, typer.Option(help="A label space file; default: from the names.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run teachers as an ensemble and measure it beside each of them, on all classes."""
+    from composition import fusion
+    from flows.plan import make_label_space
+    from flows.recipe import LabelSpaceSettings
+    from tasks import ensemble as ensembles
+    from tasks import teachers
+    from tasks.evaluate import load_dataset
+
+    if calibrate_on and fuser is not FuserName.expert:
+        raise UserError(f"--fuser {fuser} cannot be calibrated", "Leave out --calibrate-on, or use expert.")
+    if calibrate_on and calibrate_on.resolve() == images.resolve():
+        raise UserError(
+            f"--calibrate-on and --images are both {images}", "Measure on images that were not learnt from."
+        )
+    home = Home.default()
+    found = [teachers.find(home, name) for name in teacher]
+    space = make_label_space(LabelSpaceSettings(file=label_space), found)
+    dataset = load_dataset(images)
+    fusing: fusion.Fuser = fusion.fuser(fuser)
+    if calibrate_on:
+        labelled = load_dataset(calibrate_on)
+        fusing = ensembles.calibrated_expert(home.store, found, space, labelled, calibrate_images)
+    result = ensembles.evaluate_ensemble(home.store, found, space, dataset, fusing).to_dict()
+    if as_json:
+        print_json(result)
+        return
+    print_table(
+        f"Ensemble on {images.name} (COCO, %)",
+        ("detector", "AP", "AP50", "AP75"),
+        [_row(name, values) for name, values in result["teachers"].items()]
+        + [_row(f"ensemble ({fuser})", result)],
+    )
+
+
+def _row(name: str, values: dict[str, Any]) -> list[str]:
+    return [name, percent(values["AP"]), percent(values["AP50"]), percent(values["AP75"])]

@@ -1,0 +1,106 @@
+"""Running teachers as an ensemble on annotated images, calibrated on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from composition import evaluation
+from composition import label_space as spaces
+from composition.aliases import shared_classes
+from composition.calibration import calibrate
+from composition.detections import Detections
+from composition.errors import UserError
+from composition.evaluation import Metrics
+from composition.fusion import Fuser
+from composition.fusion.expert import Expert
+from composition.label_space import LabelSpace
+from composition.matching import objects
+from tasks.evaluate import Dataset, few_images, index_dataset, run_on_dataset, shared_categories
+from tasks.store import Store
+from tasks.teachers import Teacher
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleResult:
+    """Figures of an ensemble and of its members, all on the same categories.
+
+    Attributes:
+        ensemble: The fused detections.
+        teachers: Every teacher alone, by name.
+    """
+
+    ensemble: Metrics
+    teachers: dict[str, Metrics]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, in percent."""
+        return {
+            **self.ensemble.to_dict(),
+            "teachers": {name: metrics.to_dict() for name, metrics in self.teachers.items()},
+        }
+
+
+def evaluate_ensemble(
+    store: Store, teachers: Sequence[Teacher], space: LabelSpace, dataset: Dataset, fusing: Fuser
+) -> EnsembleResult:
+    """Fuses the teachers' detections on a data set and measures them.
+
+    Raises:
+        UserError: The data set and the label space have no class in common.
+    """
+    categories = shared_categories(dataset, space.classes)
+    if not categories:
+        raise UserError(
+            f"the teachers and {dataset.source} have no class in common",
+            f"The label space has {', '.join(space.classes[:10])}.",
+        )
+    tables = mapped_detections(store, teachers, space, dataset)
+
+    def measure(found: Detections) -> Metrics:
+        return evaluation.evaluate(found, dataset.coco, space.classes, restrict_to=categories)
+
+    return EnsembleResult(
+        measure(fusing.fuse(tables).detections),
+        {teacher.name: measure(found) for teacher, found in zip(teachers, tables, strict=True)},
+    )
+
+
+def calibrated_expert(
+    store: Store, teachers: Sequence[Teacher], space: LabelSpace, dataset: Dataset, images: int
+) -> Expert:
+    """The `Expert` fuser, calibrated on a few images of a data set.
+
+    Args:
+        store: Keeps the detections.
+        teachers: In the label space's order.
+        space: The label space.
+        dataset: Labelled images; only the first ``images`` in the order of a
+            hash of their names are shown to the teachers.
+        images: How many to use.
+
+    Raises:
+        UserError: No class in common, or too few labelled objects.
+    """
+    chosen = few_images(dataset, images)
+    names = [category["name"] for category in chosen.coco["categories"]]
+    shared = shared_classes(space.classes, names)
+    categories = {chosen.coco["categories"][index]["id"]: class_id for class_id, index in shared.items()}
+    tables = mapped_detections(store, teachers, space, chosen)
+    # of classes that these labels do not cover, nothing is known to be wrong
+    covered = [part[np.isin(part.class_id, list(shared))] for part in tables]
+    return calibrate(covered, spaces.coverage(space), objects(chosen.coco, categories))
+
+
+def mapped_detections(
+    store: Store, teachers: Sequence[Teacher], space: LabelSpace, dataset: Dataset
+) -> list[Detections]:
+    """Every teacher's detections on a data set in the union classes."""
+    index = index_dataset(store, dataset)
+    return [
+        spaces.map_detections(space, teacher.name, run_on_dataset(store, teacher, dataset, index))
+        for teacher in teachers
+    ]
