@@ -46,6 +46,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.teachers
+	$(BIN)/python -m benchmarks.ensembles
+	$(BIN)/python -m benchmarks.discovery
+	$(BIN)/python -m benchmarks.fusion
 
 lock: $(READY)
 	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools
