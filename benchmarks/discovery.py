@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.teachers import TEACHERS
+from benchmarks.teachers import TEACHERS, add_teacher
 from composition.aliases import find
 from composition.detections import Detections
 from composition.discovery import Discovery, Proposal, discover
@@ -51,7 +51,6 @@ def detections_of(
     data: Path, home: Path, names: Sequence[str] = tuple(TEACHERS)
 ) -> dict[str, tuple[Detections, tuple[str, ...]]]:
     """Every teacher's detections on the unlabeled images, and its names."""
-    from tasks import teachers
     from tasks.home import Home
     from tasks.image_index import build_index, list_images
     from tasks.infer import GenerateSettings, load_all, run_inference
@@ -60,9 +59,7 @@ def detections_of(
     index = build_index(place.store, list_images(data / "coco" / "unlabeled.json"))
     result = {}
     for name in names:
-        file, classes, _ = TEACHERS[name]
-        model = data / "teachers" / name / file
-        teacher = teachers.add(place, model, name, classes=data / "teachers" / classes)
+        teacher = add_teacher(place, data, name)
         shards = run_inference(place.store, teacher, index, GenerateSettings())
         result[name] = (load_all(shards), teacher.manifest.vocabulary)
     return result

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.teachers import TEACHERS
+from benchmarks.teachers import TEACHERS, add_teacher
 
 RESULTS = Path(__file__).parent / "results" / "ensembles.json"
 CALIBRATION_IMAGES = 100
@@ -36,7 +36,7 @@ def measure(data: Path) -> list[dict[str, Any]]:
     """Every group with every fuser, beside the best of its teachers."""
     from composition import label_space as spaces
     from composition.fusion import fuser
-    from tasks import ensemble, evaluate, teachers
+    from tasks import ensemble, evaluate
     from tasks.home import Home
 
     dataset = evaluate.load_dataset(data / "coco" / "val.json")
@@ -45,15 +45,7 @@ def measure(data: Path) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         for group, names in GROUPS.items():
-            members = [
-                teachers.add(
-                    home,
-                    data / "teachers" / n / TEACHERS[n][0],
-                    n,
-                    classes=data / "teachers" / TEACHERS[n][1],
-                )
-                for n in names
-            ]
+            members = [add_teacher(home, data, name) for name in names]
             space = spaces.build({teacher.name: teacher.manifest.vocabulary for teacher in members})
             expert = ensemble.calibrated_expert(home.store, members, space, labelled, CALIBRATION_IMAGES)
             row: dict[str, Any] = {"group": group, "teachers": list(names)}

@@ -29,18 +29,26 @@ TEACHERS = {
 }
 
 
+def add_teacher(home: Any, data: Path, name: str) -> Any:
+    """Adds one of `TEACHERS` to a home folder."""
+    from tasks import teachers
+
+    file, classes, _ = TEACHERS[name]
+    folder = data / "teachers"
+    return teachers.add(home, folder / name / file, name, classes=folder / classes)
+
+
 def measure(data: Path) -> list[dict[str, Any]]:
     """Adds every teacher to a fresh home and evaluates it."""
-    from tasks import evaluate, teachers
+    from tasks import evaluate
     from tasks.home import Home
 
     dataset = evaluate.load_dataset(data / "coco" / "val.json")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        for name, (file, classes, reference) in TEACHERS.items():
-            model = data / "teachers" / name / file
-            teacher = teachers.add(home, model, name, classes=data / "teachers" / classes)
+        for name, (_, _, reference) in TEACHERS.items():
+            teacher = add_teacher(home, data, name)
             metrics = evaluate.evaluate_detector(home.store, teacher, dataset)
             rows.append({"teacher": name, "AP": metrics.AP, "AP50": metrics.AP50, "reference_AP": reference})
     return rows

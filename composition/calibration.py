@@ -82,7 +82,7 @@ def calibrate(
     curves = tuple(calibrate_curve(part, truth) for part in tables)
     sees = tuple(tuple(map(bool, row)) for row in coverage)
     fuser = Expert(iou, curves, sees)
-    pooled, clusters, _ = fuser.clusters(tables)
+    pooled, clusters = fuser.clusters(tables)
     logits, present, silent = fuser.evidence(pooled, clusters)
     known = np.where(present, logits, 0)
     best = np.where(present, logits, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)

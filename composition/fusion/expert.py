@@ -15,7 +15,7 @@ from composition.fusion.base import Fused, Pool, check_iou, collect, pool
 from composition.fusion.blocks import in_blocks
 from composition.fusion.clusters import Clusters, assign
 
-PRECISION_POWER = 3  # chosen by cross-validation on COCO training images, see docs/decisions
+PRECISION_POWER = 3  # chosen on one split of COCO training images, see docs/decisions
 _TINY = 1e-4  # calibrated values stay this far from 0 and 1: their logits are finite
 
 
@@ -100,7 +100,7 @@ class Expert:
         return in_blocks(tables, self._fuse)
 
     def _fuse(self, tables: Sequence[Detections]) -> Fused:
-        pooled, clusters, _ = self.clusters(tables)
+        pooled, clusters = self.clusters(tables)
         fused = table.make(
             pooled.image_id[clusters.opener],
             clusters.boxes,
@@ -109,9 +109,9 @@ class Expert:
         )
         return collect(pooled, clusters.members, fused)
 
-    def clusters(self, tables: Sequence[Detections]) -> tuple[Pool, Clusters, tuple[Expertise, ...]]:
-        """The rows, their clusters and the expertise used; calibration looks at them, too."""
-        worth = self.expertise or (Expertise(),) * len(tables)
+    def clusters(self, tables: Sequence[Detections]) -> tuple[Pool, Clusters]:
+        """The rows and their clusters; calibration looks at them, too."""
+        worth = self._worth(len(tables))
         # the raw score breaks the ties of the calibration curve's steps
         ranks = [
             one.calibrated(part.score) + 1e-6 * part.score for one, part in zip(worth, tables, strict=True)
@@ -119,7 +119,10 @@ class Expert:
         pooled = pool(tables, rank=ranks)
         precision = np.array([one.precision for one in worth])
         weight = pooled.rank * (precision / precision.max())[pooled.teacher] ** PRECISION_POWER
-        return pooled, assign(pooled, self.iou, weight=weight), worth
+        return pooled, assign(pooled, self.iou, weight=weight)
+
+    def _worth(self, teachers: int) -> tuple[Expertise, ...]:
+        return self.expertise or (Expertise(),) * teachers
 
     def _scores(self, pooled: Pool, clusters: Clusters) -> NDArray[np.float64]:
         if self.expertise is None:
@@ -141,7 +144,7 @@ class Expert:
         """
         present = clusters.members >= 0
         score = pooled.score[clusters.members]
-        worth = self.expertise or (Expertise(),) * pooled.num_teachers
+        worth = self._worth(pooled.num_teachers)
         logits = np.stack([logit(one.calibrated(score[:, t])) for t, one in enumerate(worth)], axis=1)
         class_id = pooled.class_id[clusters.opener]
         sees = np.ones_like(present) if self.coverage is None else np.array(self.coverage, np.bool_)[class_id]
