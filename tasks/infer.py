@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from composition import detections as table
 from composition.detections import Detections
 from composition.errors import UserError
+from composition.stability import flip_spread
 from model_zoo.adapters.base import Detector, InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.images import BadImageError, read_rgb
@@ -43,14 +46,23 @@ class GenerateSettings(BaseModel):
     max_detections: int = Field(100, ge=1, le=10_000, description="At most so many detections per image.")
     batch_size: int = Field(8, ge=1, le=1024, description="Images per call of the detector.")
     shard_size: int = Field(256, ge=1, description="Images per shard, the unit of work that a resume keeps.")
+    augment: Literal["none", "flip"] = Field(
+        "none",
+        description="flip: also show every image mirrored, at twice the time; a box that is then elsewhere "
+        "is unstable and is trusted less. Not for classes that a mirror changes, such as digits.",
+    )
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the detections: neither batch size nor shard size changes one (tested)."""
+        # without augmentation nothing is said about it: shards of earlier versions stay valid
+        chosen = {"score_floor", "max_detections"} | ({"augment"} if self.augment != "none" else set())
+        return self.model_dump(mode="json", include=chosen)
 
 
 def shard_key(teacher: Teacher, records: Sequence[ImageRecord], settings: GenerateSettings) -> str:
     """Digest of everything that decides a shard's content."""
-    # the batch size is left out: results do not depend on it (a law of the protocol, tested)
-    decisive = settings.model_dump(include={"score_floor", "max_detections"})
     images = [(record.image_id, record.sha256) for record in records]
-    return digest_of("detections", INFERENCE_VERSION, teacher.digest, decisive, images)
+    return digest_of("detections", INFERENCE_VERSION, teacher.digest, settings.decisive(), images)
 
 
 def missing_shards(store: Store, teacher: Teacher, index: Artifact, settings: GenerateSettings) -> int:
@@ -92,7 +104,7 @@ def run_inference(
                         score_floor=settings.score_floor, max_detections=settings.max_detections
                     ),
                 )
-                found = _detect(detector, shard, settings.batch_size, tracker, done)
+                found = _detect(detector, shard, settings, tracker, done)
                 artifact = _write(store, key, teacher, shard, found)
             artifacts.append(artifact)
             done += len(shard)
@@ -114,11 +126,15 @@ def load_all(artifacts: Sequence[Artifact]) -> Detections:
 
 
 def _detect(
-    detector: Detector, shard: Sequence[ImageRecord], batch_size: int, tracker: Tracker, done: int
+    detector: Detector,
+    shard: Sequence[ImageRecord],
+    settings: GenerateSettings,
+    tracker: Tracker,
+    done: int,
 ) -> Detections:
     parts = []
     with ThreadPoolExecutor(1) as ahead:
-        batches = list(shards(shard, batch_size))
+        batches = list(shards(shard, settings.batch_size))
         # the next batch is decoded while the network computes on this one
         pending = ahead.submit(_read, batches[0])
         for number, batch in enumerate(batches):
@@ -126,7 +142,12 @@ def _detect(
             if number + 1 < len(batches):
                 pending = ahead.submit(_read, batches[number + 1])
             ids = np.array([record.image_id for record in batch], np.int64)
-            parts.append(table.with_image_ids(detector.predict(images), ids))
+            found = detector.predict(images)
+            if settings.augment == "flip":
+                mirrored = detector.predict([np.ascontiguousarray(image[:, ::-1]) for image in images])
+                widths = np.array([record.width for record in batch], np.int64)
+                found = replace(found, spread=flip_spread(found, mirrored, widths))
+            parts.append(table.with_image_ids(found, ids))
             done += len(batch)
             tracker.update(done)
     return table.sort(table.concatenate(parts))

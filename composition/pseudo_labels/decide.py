@@ -132,7 +132,7 @@ def decide(fused: Fused, regions: Fused, rules: Rules) -> tuple[PseudoLabels, Ta
         box_weight(joined.detections.spread[chosen], rules.max_spread),
     )
     counts = np.bincount(verdict, minlength=4).tolist()
-    return labels[table.order(joined.detections[chosen])], Tally(*counts, conflicts=int(given_way.sum()))
+    return labels[table.order(joined.detections[chosen])], Tally(*counts, int(given_way.sum()))
 
 
 def judge(fused: Fused, regions: Fused, rules: Rules) -> tuple[Fused, NDArray[np.int8], NDArray[np.bool_]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pycocotools.coco import COCO
@@ -22,7 +24,9 @@ FUSED = Fused(
     np.array([3, 2, 1]),
     np.array([[0.9, 0.4], [np.nan, 0.25], [0.5, np.nan]], np.float32),
 )
-LABELS = pseudo_labels.from_fused(FUSED, np.array([POSITIVE, IGNORE, POSITIVE], np.int8))
+LABELS = pseudo_labels.from_fused(
+    FUSED, np.array([POSITIVE, IGNORE, POSITIVE], np.int8), np.array([1, 0.5, 1], np.float32)
+)
 IMAGES = [
     {"id": 7, "file_name": "b.jpg", "width": 20, "height": 10, "sha256": "not copied"},
     {"id": 3, "file_name": "a.jpg", "width": 20, "height": 10},
@@ -42,6 +46,12 @@ def test_from_fused() -> None:
     np.testing.assert_array_equal(LABELS.kind, [0, 1, 0])
     np.testing.assert_array_equal(LABELS.teachers, [3, 2, 1])
     np.testing.assert_array_equal(pseudo_labels.from_fused(FUSED).kind, [0, 0, 0])
+    np.testing.assert_array_equal(pseudo_labels.from_fused(FUSED).box_weight, [1, 1, 1])
+
+
+def test_labels_of_one_kind_as_detections() -> None:
+    assert pseudo_labels.as_detections(LABELS).image_id.tolist() == [3, 7]
+    assert pseudo_labels.as_detections(LABELS, IGNORE).score.tolist() == [0.25]
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(1, 3), slice(0, 0)])
@@ -92,6 +102,7 @@ def test_to_coco() -> None:
                 "area": 18.0,
                 "iscrowd": 0,
                 "score": 0.9,
+                "box_weight": 1.0,
             },
             {
                 "id": 2,
@@ -101,6 +112,7 @@ def test_to_coco() -> None:
                 "area": 1.5,
                 "iscrowd": 1,
                 "score": 0.25,
+                "box_weight": 0.5,
             },
             {
                 "id": 3,
@@ -110,6 +122,7 @@ def test_to_coco() -> None:
                 "area": 100.0,
                 "iscrowd": 0,
                 "score": 0.5,
+                "box_weight": 1.0,
             },
         ],
     }
@@ -127,3 +140,25 @@ def test_coco_form_is_read_by_pycocotools(tmp_path: Path, capsys: pytest.Capture
 def test_to_coco_needs_the_images() -> None:
     with pytest.raises(UserError, match="image id 7"):
         pseudo_labels.to_coco(LABELS, IMAGES[1:], ["cat", "dog"])
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [0, 1, 1, 2], [3]])
+def test_the_coco_text_of_shards_is_that_of_the_whole(cuts: list[int]) -> None:
+    edges = [0, *cuts, len(LABELS)]
+    shards = [LABELS[low:high] for low, high in pairwise(edges)]
+    images = sorted(IMAGES, key=lambda image: image["id"])
+    text = "".join(pseudo_labels.coco_text(images, ["cat", "dog"], shards, {"description": "x"}))
+    assert text == json.dumps(pseudo_labels.to_coco(LABELS, IMAGES, ["cat", "dog"], {"description": "x"}))
+
+
+def test_fused_boxes_round_trip(tmp_path: Path) -> None:
+    pq.write_table(pseudo_labels.fused_to_arrow(FUSED), tmp_path / "fused.parquet")
+    back = pseudo_labels.fused_from_arrow(pq.read_table(tmp_path / "fused.parquet"))
+    _same(pseudo_labels.from_fused(back), pseudo_labels.from_fused(FUSED))
+    assert back.scores.dtype == np.float32
+
+
+def test_the_named_schema_is_that_of_the_table() -> None:
+    table = pseudo_labels.to_arrow(LABELS, ["a", "b"])
+    assert table.schema.equals(pseudo_labels.named_schema(["a", "b"]), check_metadata=True)
+    assert isinstance(table, pa.Table)
