@@ -15,12 +15,15 @@ from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
 from tasks import tracking
 from tasks.aggregate import aggregate
+from tasks.calibrate import calibrate_task, load_fuser
 from tasks.evaluate import compare, load_rows
 from tasks.home import Home
 from tasks.image_index import index_images, load_quarantine
 from tasks.infer import infer
+from tasks.label import label
 from tasks.publish import Finished, report_task
 from tasks.store import Artifact, digest_of, write_atomic
+from tasks.thresholds import thresholds_task
 from tasks.tracking import Run
 from tasks.train import as_teacher, student_key, train_task
 
@@ -74,8 +77,40 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
         with watch.step(f"infer {teacher.name}") as step:
             shards[teacher.name] = infer(store, teacher, index, recipe.generate)
             step.done(*shards[teacher.name])
+    with watch.step("calibrate") as step:
+        calibrated = calibrate_task(
+            store,
+            plan.teachers,
+            index,
+            shards,
+            plan.space,
+            recipe.fuse.fuser(),
+            plan.calibration,
+            plan.labelled,
+            recipe.calibrate.images,
+            recipe.detection_floor,
+        )
+        fuser = load_fuser(calibrated)
+        step.done(calibrated)
     with watch.step("aggregate") as step:
-        labels = aggregate(store, index, shards, plan.space, recipe.filter, recipe.fuse)
+        fused = aggregate(store, shards, plan.space, fuser, recipe.filter.floor)
+        step.done(*fused)
+    with watch.step("thresholds") as step:
+        thresholds = thresholds_task(
+            store,
+            plan.teachers,
+            fused,
+            plan.space,
+            fuser,
+            recipe.filter,
+            plan.rule,
+            plan.labelled,
+            recipe.calibrate.images,
+            recipe.detection_floor,
+        )
+        step.done(thresholds)
+    with watch.step("label") as step:
+        labels = label(store, index, fused, plan.space, recipe.filter, thresholds)
         step.done(labels)
     with watch.step("train") as step:
         classes = plan.space.classes
@@ -98,9 +133,7 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
     for name, dataset in plan.datasets.items():
         with watch.step(f"evaluate {name}") as step:
             detectors = [*(("baseline", one) for one in plan.baselines), ("student", as_teacher(student))]
-            evaluations[name] = compare(
-                store, name, dataset, plan.teachers, detectors, plan.space, recipe.fuse
-            )
+            evaluations[name] = compare(store, name, dataset, plan.teachers, detectors, plan.space, fuser)
             step.done(evaluations[name])
             step.run.metrics(_headline(evaluations[name]))
     with watch.step("register"):
@@ -177,7 +210,6 @@ def _finished(
         },
         space=plan.space,
         teachers=plan.teachers,
-        filtering=plan.recipe.filter,
         index=index,
         shards=shards,
         labels=labels,

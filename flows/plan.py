@@ -11,14 +11,19 @@ from composition import label_space as spaces
 from composition.errors import UserError
 from composition.label_space import LabelSpace
 from flows.recipe import LabelSpaceSettings, Recipe
+from tasks import fusers
 from tasks import teachers as registry
 from tasks.aggregate import METHOD_VERSION
+from tasks.calibrate import CALIBRATION_VERSION
 from tasks.evaluate import EVALUATION_VERSION, Dataset, load_dataset
 from tasks.home import Home
 from tasks.image_index import ImageList, content_digest, list_images
 from tasks.infer import INFERENCE_VERSION
+from tasks.label import LABEL_VERSION
+from tasks.method_settings import CalibrateSettings, Calibration, Rule
 from tasks.store import digest_of
 from tasks.teachers import Teacher
+from tasks.thresholds import THRESHOLDS_VERSION
 from tasks.train import student_identity, warm_start_teacher
 
 
@@ -36,6 +41,9 @@ class Plan:
         start: The detector to start the student from, if any.
         baselines: Finished detectors to measure beside the student.
         datasets: Evaluation set name to the set.
+        labelled: The few labelled images that the method may learn from, if any.
+        calibration: What the fuser is calibrated on.
+        rule: Where the thresholds come from.
     """
 
     recipe: Recipe
@@ -47,6 +55,9 @@ class Plan:
     start: Teacher | None
     baselines: tuple[Teacher, ...]
     datasets: dict[str, Dataset]
+    labelled: Dataset | None
+    calibration: Calibration
+    rule: Rule
 
     @property
     def digest(self) -> str:
@@ -54,17 +65,26 @@ class Plan:
         recipe = self.recipe
         return digest_of(
             "composition",
-            [INFERENCE_VERSION, METHOD_VERSION],
+            [INFERENCE_VERSION, CALIBRATION_VERSION, METHOD_VERSION, THRESHOLDS_VERSION, LABEL_VERSION],
             [teacher.digest for teacher in self.teachers],
             spaces.digest(self.space),
             self.images_digest,
-            # neither batch size nor shard size changes a detection
-            recipe.generate.model_dump(mode="json", include={"score_floor", "max_detections"}),
-            recipe.filter.model_dump(mode="json"),
-            recipe.fuse.model_dump(mode="json"),
+            recipe.generate.decisive(),
+            self.calibration,
+            self._labels_used,
+            self.rule,
+            recipe.filter.model_dump(mode="json", exclude={"rule"}),
+            fusers.to_json(recipe.fuse.fuser()),
             student_identity(recipe.student, self.start),
             recipe.seed,
         )
+
+    @property
+    def _labels_used(self) -> list[Any] | None:
+        """What identifies the labels that the method learns from, None where it looks at none."""
+        if self.labelled is None or (self.calibration != "labels" and self.rule != "f_beta"):
+            return None
+        return [self.labelled.digest, self.labelled.images_digest, self.recipe.calibrate.images]
 
     @property
     def record_key(self) -> str:
@@ -109,6 +129,7 @@ class Plan:
                 "count": len(self.listing.paths),
                 "digest": self.images_digest,
             },
+            "method": self._method(),
             "student": self.recipe.student.model_dump(mode="json"),
             "evaluate": {
                 name: {
@@ -118,6 +139,21 @@ class Plan:
                 }
                 for name, dataset in self.datasets.items()
             },
+        }
+
+    def _method(self) -> dict[str, Any]:
+        recipe = self.recipe
+        used = self.labelled if self._labels_used else None
+        return {
+            "generate": recipe.generate.model_dump(mode="json"),
+            "fuser": fusers.to_json(recipe.fuse.fuser()),
+            "calibration": self.calibration,
+            "labels": used
+            and {
+                "source": str(used.source),
+                "images": min(recipe.calibrate.images, len(used.coco["images"])),
+            },
+            "thresholds": {**recipe.filter.model_dump(mode="json"), "rule": self.rule},
         }
 
 
@@ -135,7 +171,9 @@ def make_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Plan:
     teachers = tuple(registry.find(home, name) for name in recipe.teachers)
     _distinct([teacher.name for teacher in teachers], "teachers")
     space = make_label_space(recipe.label_space, teachers)
-    recipe.filter.policy(space.classes)
+    recipe.filter.check(space.classes)
+    recipe.fuse.check(len(teachers))
+    labelled = _labelled(recipe.calibrate)
     start = warm_start_teacher(home, recipe.student)
     listing = list_images(recipe.images.source, recipe.images.root, limit)
     datasets = {entry.name: load_dataset(entry.annotations, entry.root, limit) for entry in recipe.evaluate}
@@ -149,7 +187,17 @@ def make_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Plan:
         start=start,
         baselines=_baselines(recipe, home, space),
         datasets=datasets,
+        labelled=labelled,
+        calibration=recipe.calibrate.chosen(recipe.fuse),
+        rule=recipe.filter.chosen(labelled is not None),
     )
+
+
+def _labelled(settings: CalibrateSettings) -> Dataset | None:
+    """The labels that the method may learn from; a limit on the pool does not touch them."""
+    if settings.annotations is None:
+        return None
+    return load_dataset(settings.annotations, settings.root)
 
 
 def make_label_space(settings: LabelSpaceSettings, teachers: Sequence[Teacher]) -> LabelSpace:
@@ -160,10 +208,16 @@ def make_label_space(settings: LabelSpaceSettings, teachers: Sequence[Teacher]) 
     """
     vocabularies = {teacher.name: teacher.manifest.vocabulary for teacher in teachers}
     if settings.file is None:
-        return spaces.build(vocabularies, settings.classes, settings.overrides)
-    if settings.classes or settings.overrides:
+        overrides = {
+            teacher: {
+                name: {"broader": value} if isinstance(value, list) else value for name, value in rule.items()
+            }
+            for teacher, rule in settings.overrides.items()
+        }
+        return spaces.build(vocabularies, settings.classes, overrides, settings.parents)
+    if settings.classes or settings.overrides or settings.parents:
         raise UserError(
-            "label_space: 'file' cannot be combined with 'classes' or 'overrides'",
+            "label_space: 'file' cannot be combined with 'classes', 'overrides' or 'parents'",
             "Put them into the file, or remove 'file'.",
         )
     return read_label_space(settings.file, teachers)

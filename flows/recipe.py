@@ -14,11 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from composition.errors import UserError
 from model_zoo.student_settings import StudentSettings
-from tasks.aggregate import FilterSettings, FuseSettings
 from tasks.infer import GenerateSettings
+from tasks.method_settings import CalibrateSettings, FilterSettings, FuseSettings
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+# keys that had another name, or another meaning under it
+_RENAMED = {"filter.threshold": "'filter.keep', which acts on the fused score"}
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+Override = str | list[str] | dict[str, str | list[str]]
 
 
 class _Section(BaseModel):
@@ -29,15 +34,19 @@ class LabelSpaceSettings(_Section):
     """The union classes, and what the names alone do not say."""
 
     file: Path | None = Field(
-        None, description="A label space file (`detcompose label-space propose`); replaces the other two."
+        None, description="A label space file (`detcompose label-space propose`); replaces all others."
     )
     classes: list[str] | None = Field(
         None, description="The classes of the student, in order. Empty: the union of the teachers' classes."
     )
-    overrides: dict[str, dict[str, str]] = Field(
+    overrides: dict[str, dict[str, Override]] = Field(
         default_factory=dict,
-        description="Per teacher: its class name to a class of the label space, or to 'drop'; "
+        description="Per teacher: its class name to a class of the label space, to 'drop', to "
+        "{narrower: class} or {broader: [classes]}; a list of classes means broader than they are. "
         "'*' stands for all classes that match nothing.",
+    )
+    parents: dict[str, str] = Field(
+        default_factory=dict, description="Class of the label space to the class that it is a kind of."
     )
 
 
@@ -75,6 +84,7 @@ class Recipe(_Section):
     label_space: LabelSpaceSettings = LabelSpaceSettings()
     images: ImagesSettings
     generate: GenerateSettings = GenerateSettings()
+    calibrate: CalibrateSettings = CalibrateSettings()
     filter: FilterSettings = FilterSettings()
     fuse: FuseSettings = FuseSettings()
     student: StudentSettings = StudentSettings()
@@ -83,6 +93,11 @@ class Recipe(_Section):
         default_factory=list, description="Finished detectors to measure beside the student."
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
+
+    @property
+    def detection_floor(self) -> float:
+        """Score of a teacher's detection below which nothing is fused."""
+        return max(self.generate.score_floor, self.filter.floor)
 
     @field_validator("teachers")
     @classmethod
@@ -170,6 +185,12 @@ def _resolve(recipe: Recipe, base: Path) -> Recipe:
             "images": recipe.images.model_copy(
                 update={"source": absolute(recipe.images.source), "root": absolute(recipe.images.root)}
             ),
+            "calibrate": recipe.calibrate.model_copy(
+                update={
+                    "annotations": absolute(recipe.calibrate.annotations),
+                    "root": absolute(recipe.calibrate.root),
+                }
+            ),
             "evaluate": [
                 entry.model_copy(
                     update={"annotations": absolute(entry.annotations), "root": absolute(entry.root)}
@@ -190,6 +211,8 @@ def _explain(error: ValidationError, node: yaml.Node, path: Path) -> UserError:
     key = ".".join(str(part) for part in location)
     line = _line_of(node, location)
     if first["type"] == "extra_forbidden":
+        if renamed := _RENAMED.get(key):
+            return UserError(f"{path}:{line}: unknown key {key!r}", f"It is now {renamed}.")
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known keys here: {', '.join(known)}."

@@ -1,163 +1,100 @@
-"""From detections to pseudo-labels: map, filter, aggregate, shard by shard."""
+"""The first pass over the pool: map and fuse, shard by shard.
+
+Every fused shard is an artifact of its own: a killed run goes on at the first
+missing one, and another threshold fuses nothing again.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
 
-from composition import detections as table
 from composition import label_space as spaces
 from composition import pseudo_labels as pseudo
-from composition.aliases import require_known
-from composition.detections import Detections
-from composition.filtering import ScoreThreshold
-from composition.fusion import Fuser, Nms, Wbf
+from composition.fusion import Fused, Fuser
 from composition.label_space import LabelSpace
-from tasks.image_index import load_index
+from tasks import fusers
 from tasks.infer import load_detections
 from tasks.progress import track
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 
-METHOD_VERSION = 1
-LABELS_FILE = "pseudo_labels.parquet"
-COCO_FILE = "instances.json"
+METHOD_VERSION = 2
+FUSED_FILE = "fused.parquet"
+REGIONS_FILE = "regions.parquet"
 
 
-class FilterSettings(BaseModel):
-    """Which detections are trusted enough to become pseudo-labels."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    threshold: float = Field(0.4, ge=0, le=1, description="Keep detections with at least this score.")
-    per_class: dict[str, float] = Field(
-        default_factory=dict, description="Thresholds of single classes of the label space."
-    )
-
-    def policy(self, classes: Sequence[str]) -> ScoreThreshold:
-        """The filter for a label space.
-
-        Raises:
-            UserError: ``per_class`` names a class that is not in the label space.
-        """
-        position = {name: index for index, name in enumerate(classes)}
-        for name in self.per_class:
-            require_known(name, classes, "filter.per_class")
-        return ScoreThreshold(
-            self.threshold, {position[name]: value for name, value in self.per_class.items()}
-        )
-
-
-class FuseSettings(BaseModel):
-    """How the teachers' boxes become one set."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: Literal["nms", "wbf"] = Field(
-        "wbf",
-        description="nms: per-class suppression over all teachers, highest score wins; "
-        "wbf: weighted boxes fusion.",
-    )
-    iou: float = Field(0.55, gt=0, le=1, description="Boxes of one class that overlap more are one object.")
-
-    def fuser(self) -> Fuser:
-        """The fuser itself."""
-        return Nms(iou=self.iou) if self.method == "nms" else Wbf(iou=self.iou)
-
-
-def labels_key(
-    shards: Mapping[str, Sequence[Artifact]],
-    space: LabelSpace,
-    filtering: FilterSettings,
-    fusing: FuseSettings,
-) -> str:
-    """Digest of everything that decides the pseudo-labels."""
-    sources = {name: [shard.digest for shard in parts] for name, parts in shards.items()}
-    return digest_of(
-        "pseudo-labels",
-        METHOD_VERSION,
-        list(sources.items()),
-        spaces.digest(space),
-        filtering.model_dump(mode="json"),
-        fusing.model_dump(mode="json"),
-    )
-
-
-def make_pseudo_labels(
+def fuse_shards(
     store: Store,
-    index: Artifact,
     shards: Mapping[str, Sequence[Artifact]],
     space: LabelSpace,
-    filtering: FilterSettings,
-    fusing: FuseSettings,
-) -> Artifact:
-    """Maps, filters and fuses the teachers' detections.
+    fuser: Fuser,
+    floor: float,
+) -> list[Artifact]:
+    """Maps the teachers' detections into the union classes and fuses them.
 
     Args:
-        store: Where the pseudo-labels go.
-        index: The images.
-        shards: Teacher name to its shards, all in the same order of images.
+        store: Where the fused shards go.
+        shards: Teacher name to its shards, all in the same order of images, in
+            the label space's order of teachers.
         space: The label space.
-        filtering: Thresholds.
-        fusing: The fuser.
+        fuser: The fuser, calibrated where it can be.
+        floor: Raw scores below it do not take part.
 
     Returns:
-        The artifact with ``pseudo_labels.parquet`` and ``instances.json`` (COCO).
+        One artifact per shard with ``fused.parquet`` and ``regions.parquet``
+        (what broader classes leave open), in the order of the images.
     """
-    key = labels_key(shards, space, filtering, fusing)
-    found = store.find("pseudo-labels", key)
+    identity = [METHOD_VERSION, spaces.digest(space), fusers.to_json(fuser), floor]
+    rounds = list(zip(*shards.values(), strict=True))
+    names = list(shards)
+    return [
+        _fused_shard(store, dict(zip(names, round_, strict=True)), space, fuser, floor, identity)
+        for round_ in track(rounds, "fusing shards", len(rounds))
+    ]
+
+
+def _fused_shard(
+    store: Store,
+    parts: Mapping[str, Artifact],
+    space: LabelSpace,
+    fuser: Fuser,
+    floor: float,
+    identity: Sequence[object],
+) -> Artifact:
+    key = digest_of("fused", *identity, [(name, part.digest) for name, part in parts.items()])
+    found = store.find("fused", key)
     if found:
         return found
-    names = list(shards)
-    policy = filtering.policy(space.classes)
-    fuser = fusing.fuser()
-    parts = []
-    rounds = list(zip(*shards.values(), strict=True))
-    for round_ in track(rounds, "aggregating shards", len(rounds)):
-        tables = []
-        for name, shard in zip(names, round_, strict=True):
-            mapped = spaces.map_detections(space, name, load_detections(shard))
-            tables.append(mapped[policy.keep(mapped)])
-        parts.append(pseudo.from_fused(fuser.fuse(tables)))
-    labels = pseudo.concatenate(parts)
-    images = [
-        {"id": r.image_id, "file_name": r.path, "width": r.width, "height": r.height}
-        for r in load_index(index)
-    ]
-    coco = pseudo.to_coco(labels, images, space.classes, {"description": "pseudo-labels of detcompose"})
-    inputs = {
-        f"{name}/{number}": shard.digest
-        for name, parts_ in shards.items()
-        for number, shard in enumerate(parts_)
-    }
-    with store.write("pseudo-labels", key, {**inputs, "label-space": spaces.digest(space)}) as draft:
-        pq.write_table(pseudo.to_arrow(labels, names), draft.file(LABELS_FILE))
-        draft.file(COCO_FILE).write_text(json.dumps(coco))
-        draft.counts = {
-            "images": len(images),
-            "labels": len(labels),
-            "images_without_labels": len(images) - len(set(labels.image_id.tolist())),
-        }
+    raw = {name: load_detections(part) for name, part in parts.items()}
+    raw = {name: rows[rows.score >= np.float32(floor)] for name, rows in raw.items()}
+    tables = [spaces.map_detections(space, name, rows) for name, rows in raw.items()]
+    fused = pseudo.with_spread(fuser.fuse(tables), tables)
+    regions = pseudo.open_regions(space, raw, fuser)
+    inputs = {**{name: part.digest for name, part in parts.items()}, "label-space": spaces.digest(space)}
+    with store.write("fused", key, inputs) as draft:
+        pq.write_table(pseudo.fused_to_arrow(fused), draft.file(FUSED_FILE))
+        pq.write_table(pseudo.fused_to_arrow(regions), draft.file(REGIONS_FILE))
+        images = next(iter(parts.values())).counts["images"]
+        draft.counts = {"images": images, "boxes": len(fused), "regions": len(regions)}
     return draft.artifact
 
 
-aggregate = step(make_pseudo_labels, "aggregate")
+aggregate = step(fuse_shards, "aggregate")
 
 
-def load_labels(labels: Artifact) -> pseudo.PseudoLabels:
-    """Reads the pseudo-labels."""
-    loaded: pa.Table = pq.read_table(labels.file(LABELS_FILE))
-    return pseudo.from_arrow(loaded)
+def load_fused(shard: Artifact) -> Fused:
+    """The fused boxes of a shard."""
+    return pseudo.fused_from_arrow(pq.read_table(shard.file(FUSED_FILE)))
 
 
-def as_detections(labels: pseudo.PseudoLabels) -> Detections:
-    """The positive pseudo-labels as detections, for drawing and measuring."""
-    positive = labels.kind == pseudo.POSITIVE
-    return table.make(
-        labels.image_id[positive], labels.boxes[positive], labels.weight[positive], labels.class_id[positive]
-    )
+def load_regions(shard: Artifact) -> Fused:
+    """What broader classes leave open in a shard."""
+    return pseudo.fused_from_arrow(pq.read_table(shard.file(REGIONS_FILE)))
+
+
+def iter_fused(shards: Sequence[Artifact]) -> Iterator[Fused]:
+    """The fused boxes shard by shard."""
+    return map(load_fused, shards)

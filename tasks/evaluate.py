@@ -20,9 +20,9 @@ from composition.coco import check_coco
 from composition.detections import Detections
 from composition.errors import UserError
 from composition.evaluation import Metrics
-from composition.fusion import Nms
+from composition.fusion import Fuser, Nms, Wbf
 from composition.label_space import LabelSpace
-from tasks.aggregate import FuseSettings
+from tasks import fusers
 from tasks.image_index import (
     ImageList,
     build_index,
@@ -39,7 +39,7 @@ from tasks.teachers import Teacher
 
 log = logging.getLogger("detcompose")
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 METRICS_FILE = "metrics.json"
 PER_CLASS_FILE = "per_class.csv"
 # COCO's AP integrates the whole precision-recall curve: a higher floor would cut its tail
@@ -193,7 +193,7 @@ def comparison_key(
     teachers: Sequence[Teacher],
     students: Sequence[tuple[str, Teacher]],
     space: LabelSpace,
-    fusing: FuseSettings,
+    fusing: Fuser,
 ) -> str:
     """Digest of everything that decides a comparison."""
     return digest_of(
@@ -204,7 +204,7 @@ def comparison_key(
         [(teacher.name, teacher.digest) for teacher in teachers],
         [(role, student.name, student.digest) for role, student in students],
         spaces.digest(space),
-        fusing.model_dump(mode="json"),
+        fusers.to_json(fusing),
     )
 
 
@@ -215,7 +215,7 @@ def compare_detectors(
     teachers: Sequence[Teacher],
     students: Sequence[tuple[str, Teacher]],
     space: LabelSpace,
-    fusing: FuseSettings,
+    fusing: Fuser,
 ) -> Artifact:
     """Measures everybody on one data set: teachers, their ensemble, students.
 
@@ -226,7 +226,8 @@ def compare_detectors(
         teachers: The teachers, named as in the label space.
         students: Role (``student`` or ``baseline``) and detector, whose vocabulary is the label space.
         space: The label space.
-        fusing: The fuser of the composition, which is one of the ensembles.
+        fusing: The fuser of the composition; it and the two stock ones, with
+            their defaults, are the ensembles.
 
     Returns:
         The artifact with ``metrics.json`` and ``per_class.csv``.
@@ -252,10 +253,10 @@ def compare_detectors(
         if own:
             rows.append(Row(teacher.name, "teacher", "own", measure(mapped[teacher.name], own)))
         rows.append(Row(teacher.name, "teacher", "all", measure(mapped[teacher.name], everything)))
-    fusers = {"ensemble (nms)": Nms(iou=fusing.iou), f"ensemble ({fusing.method})": fusing.fuser()}
-    for title, fuser in fusers.items():
+    ensembles = {one.name: one for one in (Nms(), Wbf(), fusing)}
+    for title, fuser in ensembles.items():
         fused = fuser.fuse(list(mapped.values())).detections
-        rows.append(Row(title, "ensemble", "all", measure(fused, everything)))
+        rows.append(Row(f"ensemble ({title})", "ensemble", "all", measure(fused, everything)))
     for role, detector in students:
         found = run_on_dataset(store, detector, dataset, index)
         rows.append(Row(detector.name, role, "all", measure(found, everything)))

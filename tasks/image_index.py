@@ -217,6 +217,14 @@ def load_index(index: Artifact) -> list[ImageRecord]:
     return [ImageRecord(**row) for row in rows]
 
 
+def iter_index(index: Artifact, batch: int = 1024) -> Iterator[ImageRecord]:
+    """The usable images of an index one after the other, without holding them all."""
+    with pq.ParquetFile(index.file(INDEX_FILE)) as file:
+        for rows in file.iter_batches(batch):
+            for row in rows.to_pylist():
+                yield ImageRecord(**row)
+
+
 def load_quarantine(index: Artifact) -> list[dict[str, Any]]:
     """The unusable images of an index: ``image_id``, ``path``, ``reason``."""
     rows: list[dict[str, Any]] = pq.read_table(index.file(QUARANTINE_FILE)).to_pylist()

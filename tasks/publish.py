@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from composition.label_space import LabelSpace
 from model_zoo.adapters.base import InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.images import read_rgb
-from tasks.aggregate import FilterSettings, as_detections, load_labels
 from tasks.image_index import ImageRecord, load_index
 from tasks.infer import load_detections
+from tasks.label import iter_labels
 from tasks.report import choose_pictures, write_report
 from tasks.report_data import (
     Cell,
@@ -38,7 +39,7 @@ from tasks.train import as_teacher, load_history
 
 PICTURES = 6
 SHOWN_SCORE = 0.3
-"""Score from which a student's box is drawn."""
+"""Score from which a box of a teacher or of the student is drawn."""
 _BINS = np.linspace(0.0, 1.0, 41)
 # enough for a picture choice and a histogram, and bounded however large the pool is
 _SAMPLED_SHARDS = 8
@@ -54,7 +55,6 @@ class Finished:
         student_facts: What was chosen about the student.
         space: The label space.
         teachers: The teachers.
-        filtering: The thresholds.
         index: The images.
         shards: Teacher name to its shards.
         labels: The pseudo-labels.
@@ -70,7 +70,6 @@ class Finished:
     student_facts: Mapping[str, str]
     space: LabelSpace
     teachers: Sequence[Teacher]
-    filtering: FilterSettings
     index: Artifact
     shards: Mapping[str, Sequence[Artifact]]
     labels: Artifact
@@ -94,7 +93,6 @@ def publish_report(folder: Path, done: Finished) -> Path:
     classes = done.space.classes
     # the first evaluation set has the headline; the others follow in metrics.json and per_class.csv
     dataset, rows = next(iter(done.evaluations.items()), ("", ()))
-    labels = load_labels(done.labels)
     data = ReportData(
         title=done.name,
         created=done.created,
@@ -107,13 +105,13 @@ def publish_report(folder: Path, done: Finished) -> Path:
         coverage=_coverage(done.space),
         results=_results(rows),
         results_note=_results_note(dataset, rows),
-        pseudo_labels=_label_sources(labels, classes, [t.name for t in done.teachers]),
+        pseudo_labels=_label_sources(done.labels, classes, [t.name for t in done.teachers]),
         scores=tuple(_histogram(done, teacher.name) for teacher in done.teachers),
         training=tuple(
             TrainingPoint(int(point["epoch"]), point["loss"], point["learning_rate"])
             for point in load_history(done.student)
         ),
-        pictures=_pictures(done, labels),
+        pictures=_pictures(done),
         provenance=done.facts,
         durations=done.seconds,
         command=done.command,
@@ -177,12 +175,13 @@ def _results_note(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _label_sources(
-    labels: pseudo.PseudoLabels, classes: Sequence[str], names: Sequence[str]
+    artifact: Artifact, classes: Sequence[str], names: Sequence[str]
 ) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = {name: Counter() for name in classes}
-    for class_id, kind, mask in zip(labels.class_id, labels.kind, labels.teachers, strict=True):
-        agreed = " + ".join(name for bit, name in enumerate(names) if int(mask) >> bit & 1)
-        counts[classes[class_id]][agreed if kind == pseudo.POSITIVE else "ignored"] += 1
+    for labels in iter_labels(artifact):
+        for class_id, kind, mask in zip(labels.class_id, labels.kind, labels.teachers, strict=True):
+            agreed = " + ".join(name for bit, name in enumerate(names) if int(mask) >> bit & 1)
+            counts[classes[class_id]][agreed if kind == pseudo.POSITIVE else "ignored"] += 1
     return {name: dict(counter) for name, counter in counts.items()}
 
 
@@ -190,12 +189,10 @@ def _histogram(done: Finished, teacher: str) -> ScoreHistogram:
     counts = np.zeros(len(_BINS) - 1, np.int64)
     for shard in done.shards[teacher]:
         counts += np.histogram(load_detections(shard).score, _BINS)[0]
-    thresholds = {"all": done.filtering.threshold, **done.filtering.per_class}
-    return ScoreHistogram(teacher, tuple(_BINS.tolist()), tuple(counts.tolist()), thresholds)
+    return ScoreHistogram(teacher, tuple(_BINS.tolist()), tuple(counts.tolist()))
 
 
-def _pictures(done: Finished, labels: pseudo.PseudoLabels) -> tuple[Picture, ...]:
-    policy = done.filtering.policy(done.space.classes)
+def _pictures(done: Finished) -> tuple[Picture, ...]:
     views: dict[str, Detections] = {}
     for teacher in done.teachers:
         mapped = spaces.map_detections(
@@ -205,23 +202,28 @@ def _pictures(done: Finished, labels: pseudo.PseudoLabels) -> tuple[Picture, ...
                 [load_detections(shard) for shard in done.shards[teacher.name][:_SAMPLED_SHARDS]]
             ),
         )
-        views[teacher.name] = mapped[policy.keep(mapped)]
-    fused = as_detections(labels)
+        views[teacher.name] = mapped[mapped.score >= SHOWN_SCORE]
+    labels = pseudo.concatenate(list(islice(iter_labels(done.labels), _SAMPLED_SHARDS)))
     sampled = sum(shard.counts["images"] for shard in done.shards[done.teachers[0].name][:_SAMPLED_SHARDS])
     records = {record.image_id: record for record in load_index(done.index)[:sampled]}
     chosen = choose_pictures(views, list(records), PICTURES)
     student = as_teacher(done.student)
     detector = open_detector(student.folder, InferenceSettings(score_floor=SHOWN_SCORE))
     return tuple(
-        _picture(records[image_id], views, fused, detector.predict([read_rgb(Path(records[image_id].uri))]))
+        _picture(records[image_id], views, labels, detector.predict([read_rgb(Path(records[image_id].uri))]))
         for image_id in chosen
     )
 
 
 def _picture(
-    record: ImageRecord, views: Mapping[str, Detections], fused: Detections, by_student: Detections
+    record: ImageRecord,
+    views: Mapping[str, Detections],
+    labels: pseudo.PseudoLabels,
+    by_student: Detections,
 ) -> Picture:
     cells = [Cell(name, view[view.image_id == record.image_id]) for name, view in views.items()]
-    cells.append(Cell("pseudo-labels", fused[fused.image_id == record.image_id]))
+    mine = labels[labels.image_id == record.image_id]
+    ignored = pseudo.as_detections(mine, pseudo.IGNORE)
+    cells.append(Cell("pseudo-labels", pseudo.as_detections(mine), ignored=ignored))
     cells.append(Cell("student", by_student))
     return Picture(read_rgb(Path(record.uri)), tuple(cells), record.path)

@@ -17,6 +17,7 @@ from composition.pseudo_labels.arrow import (
 from composition.pseudo_labels.coco import coco_text, to_coco
 from composition.pseudo_labels.decide import Rules, Tally, decide
 from composition.pseudo_labels.regions import open_regions, with_spread
+from composition.pseudo_labels.silence import unspoken, unspoken_from_arrow, unspoken_to_arrow
 from composition.pseudo_labels.table import (
     IGNORE,
     POSITIVE,
@@ -25,7 +26,6 @@ from composition.pseudo_labels.table import (
     concatenate,
     from_fused,
 )
-from composition.pseudo_labels.unspoken import unspoken
 
 __all__ = [
     "IGNORE",
@@ -48,5 +48,7 @@ __all__ = [
     "to_arrow",
     "to_coco",
     "unspoken",
+    "unspoken_from_arrow",
+    "unspoken_to_arrow",
     "with_spread",
 ]

@@ -22,8 +22,8 @@ def to_coco(
 
     Args:
         labels: The labels.
-        images: Rows with ``id``, ``file_name``, ``width`` and ``height``; images
-            without a label stay in the file (they are background).
+        images: Rows for `image_row`; images without a label stay in the file
+            (they are background).
         classes: Union classes; category ids count from 1 in their order.
         info: Goes under ``info``; give it nothing that changes between runs.
 
@@ -47,8 +47,13 @@ def to_coco(
 
 
 def image_row(image: Mapping[str, Any]) -> dict[str, Any]:
-    """The COCO row of an image: ``id``, ``file_name``, ``width``, ``height`` and nothing else."""
-    return {key: image[key] for key in ("id", "file_name", "width", "height")}
+    """The COCO row of an image: ``id``, ``file_name``, ``width``, ``height`` and nothing else.
+
+    Only where it is there and not empty, ``unspoken`` is kept too: ids of the
+    categories for which no expert has spoken on this image.
+    """
+    row = {key: image[key] for key in ("id", "file_name", "width", "height")}
+    return {**row, "unspoken": image["unspoken"]} if image.get("unspoken") else row
 
 
 def categories(classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -131,8 +131,9 @@ def decide(fused: Fused, regions: Fused, rules: Rules) -> tuple[PseudoLabels, Ta
         verdict[chosen],
         box_weight(joined.detections.spread[chosen], rules.max_spread),
     )
-    counts = np.bincount(verdict, minlength=4).tolist()
-    return labels[table.order(joined.detections[chosen])], Tally(*counts, int(given_way.sum()))
+    positive, ignore, covered, background = np.bincount(verdict, minlength=4).tolist()
+    tally = Tally(positive, ignore, covered, background, int(given_way.sum()))
+    return labels[table.order(joined.detections[chosen])], tally
 
 
 def judge(fused: Fused, regions: Fused, rules: Rules) -> tuple[Fused, NDArray[np.int8], NDArray[np.bool_]]:

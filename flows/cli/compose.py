@@ -54,6 +54,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     images, student, time = plan["images"], plan["student"], plan["estimate"]
     settings = [
         ["images", f"{images['count']} of {images['source']} ({images['digest'][:12]})"],
+        *_method_rows(plan["method"]),
         [
             "student",
             f"{student['architecture']}, {student['image_size']} px, {student['epochs']} epochs, "
@@ -68,6 +69,30 @@ def print_plan(plan: dict[str, Any]) -> None:
         console.print("This composition is finished; a run would do no work.")
     else:
         console.print("Nothing was run. Leave out --dry-run to run it.")
+
+
+def _method_rows(method: dict[str, Any]) -> list[list[str]]:
+    """Calibration, fuser and thresholds of a plan, a line each."""
+    fuser, rule, labels = method["fuser"], method["thresholds"], method["labels"]
+    learned = ("expertise", "coverage", "bias", "best")
+    settings = [
+        f"{key} {value}"
+        for key, value in fuser["settings"].items()
+        if value is not None and key not in learned
+    ]
+    source = f" ({labels['images']} images of {labels['source']})" if labels else ""
+    thresholds = [
+        rule["rule"],
+        *(f"{key} {rule[key]}" for key in ("keep", "ignore") if rule[key] is not None),
+    ]
+    thresholds += [f"{name} {value}" for name, value in rule["per_class"].items()]
+    augment = method["generate"]["augment"]
+    return [
+        *([["augment", augment]] if augment != "none" else []),
+        ["calibration", method["calibration"] + source],
+        ["fuser", ", ".join([fuser["name"], *settings])],
+        ["thresholds", ", ".join(thresholds)],
+    ]
 
 
 def print_record(record: dict[str, Any]) -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from composition.errors import UserError
+from composition.fusion import SoftNms
 from flows.recipe import load_recipe
+from tasks.method_settings import CalibrateSettings, FilterSettings, FuseSettings
 
 GOOD = """\
 name: traffic
@@ -13,7 +16,7 @@ teachers: [one, ./bundles/two]
 images:
   source: pool
 filter:
-  threshold: 0.3
+  keep: 0.3
 student:
   architecture: yolox_nano
   warm_start: bundle:one
@@ -52,9 +55,35 @@ def test_variables_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
-        ("threshold: 0.3", "treshold: 0.3", 6, "unknown key 'filter.treshold'"),
-        ("threshold: 0.3", "threshold: high", 6, "filter.threshold: Input should be a valid number"),
-        ("threshold: 0.3", "threshold: 1.5", 6, "less than or equal to 1"),
+        ("keep: 0.3", "kep: 0.3", 6, "unknown key 'filter.kep'"),
+        ("keep: 0.3", "keep: high", 6, "filter.keep: Input should be a valid number"),
+        ("keep: 0.3", "keep: 1.5", 6, "less than or equal to 1"),
+        ("keep: 0.3", "ignore: 0.3", 5, "filter: 'ignore' needs 'keep'"),
+        ("keep: 0.3", "rule: fixed", 5, "filter: rule 'fixed' needs 'keep'"),
+        ("keep: 0.3", "keep: 0.3\n  ignore: 0.4", 5, "filter: 'ignore' is 0.4, above 'keep'"),
+        ("keep: 0.3", "keep: 0.3\n  rule: mixture", 5, "'keep' is a setting of rule fixed, not of mixture"),
+        ("keep: 0.3", "per_class: {car: 1.5}", 5, "the threshold of 'car' is 1.5, not in [0, 1]"),
+        ("keep: 0.3", "per_class: {car: {keep: 0.3, ignore: 0.4}}", 5, "'ignore' of 'car' is above"),
+        (
+            "student:",
+            "fuse: {method: mean}\nstudent:",
+            7,
+            "Input should be 'expert', 'nms', 'wbf' or 'soft_nms'",
+        ),
+        (
+            "student:",
+            "fuse: {sigma: 1}\nstudent:",
+            7,
+            "'sigma' is not a setting of expert; its settings: iou",
+        ),
+        (
+            "student:",
+            "fuse: {method: wbf, weights: [0]}\nstudent:",
+            7,
+            "wbf: weights [0.0] are not all positive",
+        ),
+        ("student:", "calibrate: {method: labels}\nstudent:", 7, "method 'labels' needs 'annotations'"),
+        ("student:", "calibrate: {root: x}\nstudent:", 7, "'root' without 'annotations'"),
         ("name: traffic", "name: Traffic Lights", 1, "name: String should match"),
         ("images:\n  source: pool\n", "", 1, "'images' is missing"),
         ("  source: pool", "  root: pool", 3, "'images.source' is missing"),
@@ -80,8 +109,83 @@ def test_errors_name_the_key_and_its_line(
 
 def test_a_misspelt_key_gets_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        load_recipe(_recipe(tmp_path, GOOD.replace("threshold", "treshold")))
-    assert caught.value.way_out == "Did you mean 'threshold'?"
+        load_recipe(_recipe(tmp_path, GOOD.replace("architecture", "architekture")))
+    assert caught.value.way_out == "Did you mean 'architecture'?"
+
+
+def test_a_key_of_an_earlier_version_gets_its_new_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(_recipe(tmp_path, GOOD.replace("keep", "threshold")))
+    assert caught.value.problem.endswith(":6: unknown key 'filter.threshold'")
+    assert "filter.keep" in caught.value.way_out
+
+
+def test_a_yaml_with_all_that_the_method_has(tmp_path: Path) -> None:
+    text = (
+        GOOD
+        + """\
+label_space:
+  classes: [vehicle, car, bus]
+  parents: {car: vehicle, bus: vehicle}
+  overrides:
+    one: {thing: [car, bus], suv: {narrower: car}, lorry: {broader: [car, bus]}, banner: drop}
+calibrate:
+  annotations: few.json
+  images: 50
+fuse: {method: soft_nms, decay: linear, iou: 0.4}
+generate: {augment: flip}
+"""
+    )
+    recipe = load_recipe(_recipe(tmp_path, text))
+    assert recipe.calibrate.annotations == tmp_path / "few.json"
+    assert recipe.label_space.overrides["one"]["thing"] == ["car", "bus"]
+    assert recipe.fuse.fuser() == SoftNms(decay="linear", iou=0.4)
+    assert recipe.generate.decisive()["augment"] == "flip"
+
+
+@pytest.mark.parametrize(
+    ("calibrate", "fuse", "chosen"),
+    [
+        ({}, {}, "label-free"),
+        ({"annotations": "x"}, {}, "labels"),
+        ({"annotations": "x", "method": "label-free"}, {}, "label-free"),
+        ({"annotations": "x", "method": "none"}, {}, "none"),
+        ({"annotations": "x"}, {"method": "wbf"}, "none"),
+        ({}, {"method": "nms"}, "none"),
+    ],
+)
+def test_what_calibration_is_chosen(calibrate: dict[str, Any], fuse: dict[str, Any], chosen: str) -> None:
+    assert CalibrateSettings(**calibrate).chosen(FuseSettings(**fuse)) == chosen
+
+
+def test_only_the_expert_can_be_calibrated() -> None:
+    with pytest.raises(UserError, match="fuser wbf cannot be calibrated"):
+        CalibrateSettings(method="label-free").chosen(FuseSettings(method="wbf"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "labelled", "chosen"),
+    [
+        ({}, False, "mixture"),
+        ({}, True, "f_beta"),
+        ({"keep": 0.4}, True, "fixed"),
+        ({"rule": "expected_count"}, True, "expected_count"),
+        ({"rule": "fixed", "keep": 0.4}, False, "fixed"),
+    ],
+)
+def test_what_rule_is_chosen(settings: dict[str, Any], labelled: bool, chosen: str) -> None:
+    assert FilterSettings(**settings).chosen(labelled) == chosen
+
+
+def test_f_beta_needs_labels() -> None:
+    with pytest.raises(UserError, match="f_beta needs labels"):
+        FilterSettings(rule="f_beta").chosen(False)
+
+
+def test_every_teacher_has_a_weight_or_none_has() -> None:
+    FuseSettings(method="wbf", weights=[1, 2]).check(2)
+    with pytest.raises(UserError, match="2 weights for 3 teachers"):
+        FuseSettings(method="wbf", weights=[1, 2]).check(3)
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "does not exist"), ("- a\n- b\n", "is a YAML mapping")])

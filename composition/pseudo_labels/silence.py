@@ -49,12 +49,12 @@ def unspoken(space: LabelSpace, failed: Mapping[str, Collection[int]]) -> NDArra
     return np.stack([images[rows], classes], axis=1)
 
 
-def to_arrow(pairs: NDArray[np.int64]) -> pa.Table:
+def unspoken_to_arrow(pairs: NDArray[np.int64]) -> pa.Table:
     """The pairs in the schema of ``unspoken.parquet``."""
     columns = [pa.array(pairs[:, i], type=field.type) for i, field in enumerate(SCHEMA)]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def from_arrow(rows: pa.Table) -> NDArray[np.int64]:
-    """The inverse of `to_arrow`."""
+def unspoken_from_arrow(rows: pa.Table) -> NDArray[np.int64]:
+    """The inverse of `unspoken_to_arrow`."""
     return np.stack([rows.column(name).to_numpy().astype(np.int64) for name in SCHEMA.names], axis=1)

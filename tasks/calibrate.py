@@ -1,0 +1,195 @@
+"""Calibration: what the teachers' scores are worth, from a few labels or from their agreement."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from composition import detections as table
+from composition import label_space as spaces
+from composition.aliases import shared_classes
+from composition.calibration import calibrate
+from composition.detections import Detections
+from composition.errors import UserError
+from composition.fusion import Expert, Fuser
+from composition.label_space import LabelSpace
+from composition.matching import Objects, objects
+from tasks import fusers
+from tasks.ensemble import mapped_detections
+from tasks.evaluate import Dataset, few_images
+from tasks.image_index import iter_index
+from tasks.infer import load_detections
+from tasks.method_settings import Calibration
+from tasks.step import step
+from tasks.store import Artifact, Store, digest_of
+from tasks.teachers import Teacher
+
+CALIBRATION_VERSION = 1
+FUSER_FILE = "fuser.json"
+POOL_SAMPLE = 2000
+"""Images of the pool that calibration without labels looks at, at most: its memory stays the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A few labelled images as the method sees them.
+
+    Attributes:
+        tables: Every teacher's detections on them, in the union classes that
+            the labels cover.
+        truth: The labels.
+        classes: Union classes that the labels cover.
+    """
+
+    tables: list[Detections]
+    truth: Objects
+    classes: tuple[int, ...]
+
+
+def labelled_evidence(
+    store: Store,
+    teachers: Sequence[Teacher],
+    space: LabelSpace,
+    dataset: Dataset,
+    images: int,
+    floor: float = 0.0,
+) -> Labelled:
+    """Runs the teachers on a few labelled images.
+
+    Args:
+        store: Keeps the detections.
+        teachers: In the label space's order.
+        space: The label space.
+        dataset: Labelled images.
+        images: At most so many are used, chosen by a hash of their names.
+        floor: Detections with a lower score are left out, as they are on the
+            pool: from which score on a teacher counts as silent must be the
+            same in both.
+
+    Raises:
+        UserError: No class in common.
+    """
+    chosen = few_images(dataset, images)
+    names = [category["name"] for category in chosen.coco["categories"]]
+    shared = shared_classes(space.classes, names)
+    if not shared:
+        raise UserError(
+            f"calibrate.annotations: {dataset.source} has no class of the label space",
+            f"The label space has {', '.join(space.classes[:10])}; the file has {', '.join(names[:10])}.",
+        )
+    categories = {chosen.coco["categories"][index]["id"]: class_id for class_id, index in shared.items()}
+    # of classes that these labels do not cover, nothing is known to be wrong
+    tables = [
+        part[np.isin(part.class_id, list(shared)) & (part.score >= np.float32(floor))]
+        for part in mapped_detections(store, teachers, space, chosen)
+    ]
+    return Labelled(tables, objects(chosen.coco, categories), tuple(sorted(shared)))
+
+
+def calibrate_fuser(
+    store: Store,
+    teachers: Sequence[Teacher],
+    index: Artifact,
+    shards: Mapping[str, Sequence[Artifact]],
+    space: LabelSpace,
+    fuser: Fuser,
+    method: Calibration,
+    dataset: Dataset | None,
+    images: int,
+    floor: float,
+) -> Artifact:
+    """The fuser of a composition, with everything that calibration could learn.
+
+    Args:
+        store: Where it goes.
+        teachers: In the label space's order.
+        index: The pool's images.
+        shards: Teacher name to its shards on the pool.
+        space: The label space.
+        fuser: As the recipe has it.
+        method: What to learn from.
+        dataset: The labels; needed for ``labels`` only.
+        images: How many labelled images to use at most.
+        floor: Raw scores below it do not count.
+
+    Returns:
+        The artifact with ``fuser.json``; see `load_fuser`.
+
+    Raises:
+        UserError: Too few labels, or none of a class of the label space.
+    """
+    sources: dict[str, Any] = {"labels": dataset and [dataset.digest, dataset.images_digest, images]}
+    if method == "label-free":
+        sources = {name: [shard.digest for shard in parts] for name, parts in shards.items()}
+    key = digest_of(
+        "fuser",
+        CALIBRATION_VERSION,
+        fusers.to_json(fuser),
+        method,
+        sources if method != "none" else {},
+        [teacher.digest for teacher in teachers],
+        spaces.digest(space),
+        floor,
+    )
+    found = store.find("fusers", key)
+    if found:
+        return found
+    counts: dict[str, int] = {}
+    if method == "labels":
+        assert dataset is not None
+        assert isinstance(fuser, Expert)
+        evidence = labelled_evidence(store, teachers, space, dataset, images, floor)
+        fuser = calibrate(evidence.tables, spaces.coverage(space), evidence.truth, fuser.iou)
+        counts = {"images": min(images, len(dataset.coco["images"])), "objects": len(evidence.truth)}
+    elif method == "label-free":
+        assert isinstance(fuser, Expert)
+        sample = pool_sample(index)
+        tables = pool_tables(shards, space, sample, floor)
+        fuser = without_labels(tables, spaces.coverage(space), fuser.iou)
+        counts = {"images": len(sample), "detections": sum(map(len, tables))}
+    inputs = {"label-space": spaces.digest(space), **{t.name: t.digest for t in teachers}}
+    with store.write("fusers", key, inputs) as draft:
+        document = {"calibration": method, **fusers.to_json(fuser)}
+        draft.file(FUSER_FILE).write_text(json.dumps(document, indent=1) + "\n")
+        draft.counts = counts
+    return draft.artifact
+
+
+calibrate_task = step(calibrate_fuser, "calibrate")
+
+
+def load_fuser(artifact: Artifact) -> Fuser:
+    """The fuser that `calibrate_fuser` kept."""
+    return fusers.from_json(json.loads(artifact.file(FUSER_FILE).read_text()))
+
+
+def without_labels(tables: Sequence[Detections], coverage: NDArray[np.bool_], iou: float) -> Expert:
+    """The expert fuser as it is learned from the teachers' agreement."""
+    return Expert(iou)
+
+
+def pool_sample(index: Artifact, images: int = POOL_SAMPLE) -> NDArray[np.int64]:
+    """Ids of at most so many images, chosen by their content: in no order of names or folders."""
+    ranked = heapq.nsmallest(images, ((record.sha256, record.image_id) for record in iter_index(index)))
+    return np.sort(np.array([image_id for _, image_id in ranked], np.int64))
+
+
+def pool_tables(
+    shards: Mapping[str, Sequence[Artifact]], space: LabelSpace, images: NDArray[np.int64], floor: float
+) -> list[Detections]:
+    """Every teacher's detections on some images of the pool, in the union classes."""
+    tables = []
+    for name, parts in shards.items():
+        kept = []
+        for shard in parts:
+            found = load_detections(shard)
+            found = found[np.isin(found.image_id, images) & (found.score >= np.float32(floor))]
+            kept.append(found)
+        tables.append(spaces.map_detections(space, name, table.concatenate(kept)))
+    return tables
