@@ -6,15 +6,19 @@ missing one, and another threshold fuses nothing again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from composition import label_space as spaces
 from composition import pseudo_labels as pseudo
+from composition import statistics
 from composition.fusion import Fused, Fuser
 from composition.label_space import LabelSpace
+from composition.statistics import Statistics
 from tasks import fusers
 from tasks.infer import load_detections
 from tasks.progress import track
@@ -24,6 +28,7 @@ from tasks.store import Artifact, Store, digest_of
 METHOD_VERSION = 2
 FUSED_FILE = "fused.parquet"
 REGIONS_FILE = "regions.parquet"
+STATISTICS_FILE = "statistics.json"
 
 
 def fuse_shards(
@@ -44,8 +49,9 @@ def fuse_shards(
         floor: Raw scores below it do not take part.
 
     Returns:
-        One artifact per shard with ``fused.parquet`` and ``regions.parquet``
-        (what broader classes leave open), in the order of the images.
+        One artifact per shard with ``fused.parquet``, ``regions.parquet`` (what
+        broader classes leave open) and ``statistics.json``, in the order of the
+        images.
     """
     identity = [METHOD_VERSION, spaces.digest(space), fusers.to_json(fuser), floor]
     rounds = list(zip(*shards.values(), strict=True))
@@ -73,11 +79,13 @@ def _fused_shard(
     tables = [spaces.map_detections(space, name, rows) for name, rows in raw.items()]
     fused = pseudo.with_spread(fuser.fuse(tables), tables)
     regions = pseudo.open_regions(space, raw, fuser)
+    images = next(iter(parts.values())).counts["images"]
+    sums = statistics.statistics_of(fused, tables, spaces.coverage(space), images)
     inputs = {**{name: part.digest for name, part in parts.items()}, "label-space": spaces.digest(space)}
     with store.write("fused", key, inputs) as draft:
         pq.write_table(pseudo.fused_to_arrow(fused), draft.file(FUSED_FILE))
         pq.write_table(pseudo.fused_to_arrow(regions), draft.file(REGIONS_FILE))
-        images = next(iter(parts.values())).counts["images"]
+        draft.file(STATISTICS_FILE).write_text(json.dumps(statistics.to_dict(sums)))
         draft.counts = {"images": images, "boxes": len(fused), "regions": len(regions)}
     return draft.artifact
 
@@ -95,6 +103,10 @@ def load_regions(shard: Artifact) -> Fused:
     return pseudo.fused_from_arrow(pq.read_table(shard.file(REGIONS_FILE)))
 
 
-def iter_fused(shards: Sequence[Artifact]) -> Iterator[Fused]:
-    """The fused boxes shard by shard."""
-    return map(load_fused, shards)
+def load_statistics(shards: Sequence[Artifact]) -> Statistics:
+    """The statistics of all shards together: the reduce of the two passes."""
+    return reduce(statistics.merge, map(_statistics, shards))
+
+
+def _statistics(shard: Artifact) -> Statistics:
+    return statistics.from_dict(json.loads(shard.file(STATISTICS_FILE).read_text()))

@@ -37,7 +37,7 @@ POOL_SAMPLE = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class Evidence:
     """A few labelled images as the method sees them.
 
     Attributes:
@@ -59,7 +59,7 @@ def labelled_evidence(
     dataset: Dataset,
     images: int,
     floor: float = 0.0,
-) -> Labelled:
+) -> Evidence:
     """Runs the teachers on a few labelled images.
 
     Args:
@@ -89,7 +89,7 @@ def labelled_evidence(
         part[np.isin(part.class_id, list(shared)) & (part.score >= np.float32(floor))]
         for part in mapped_detections(store, teachers, space, chosen)
     ]
-    return Labelled(tables, objects(chosen.coco, categories), tuple(sorted(shared)))
+    return Evidence(tables, objects(chosen.coco, categories), tuple(sorted(shared)))
 
 
 def calibrate_fuser(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from composition import label_space as spaces
 from composition import pseudo_labels as pseudo
+from composition.filtering import box_weight
 from composition.label_space import LabelSpace
 from composition.pseudo_labels import PseudoLabels, Rules, Tally
 from tasks.aggregate import load_fused, load_regions
@@ -61,9 +62,8 @@ def label_pool(
         expert has spoken).
     """
     pairs = pseudo.unspoken(space, failed or {})
-    classes = load_thresholds(thresholds)
-    keep, ignore = (np.array([getattr(one, edge) for one in classes]) for edge in ("keep", "ignore"))
-    rules = Rules(keep, ignore, spaces.related(space), filtering.max_spread, filtering.minimum_size)
+    chosen = load_thresholds(thresholds)
+    rules = Rules(chosen.keep, chosen.ignore, spaces.related(space), filtering.minimum_size)
     key = digest_of(
         "pseudo-labels",
         LABEL_VERSION,
@@ -80,7 +80,9 @@ def label_pool(
     inputs = {f"fused/{number}": shard.digest for number, shard in enumerate(fused)}
     inputs |= {"thresholds": thresholds.digest, "label-space": spaces.digest(space)}
     with store.write("pseudo-labels", key, inputs) as draft:
-        tally, empty = _write_labels(draft.file(LABELS_FILE), fused, list(space.teachers), rules)
+        tally, empty = _write_labels(
+            draft.file(LABELS_FILE), fused, list(space.teachers), rules, filtering.max_spread
+        )
         with draft.file(COCO_FILE).open("w") as file:
             file.writelines(
                 pseudo.coco_text(_images(index, pairs), space.classes, _read(draft.file(LABELS_FILE)), INFO)
@@ -102,13 +104,15 @@ label = step(label_pool, "label")
 
 
 def _write_labels(
-    path: Path, fused: Sequence[Artifact], teachers: Sequence[str], rules: Rules
+    path: Path, fused: Sequence[Artifact], teachers: Sequence[str], rules: Rules, max_spread: float
 ) -> tuple[Tally, int]:
     """Writes the table; what became of the boxes, and how many images have no positive."""
     tally, empty = Tally(), 0
     with pq.ParquetWriter(path, pseudo.named_schema(teachers)) as writer:
         for shard in track(fused, "labelling shards", len(fused)):
-            labels, counts = pseudo.decide(load_fused(shard), load_regions(shard), rules)
+            boxes = load_fused(shard)
+            trust = box_weight(boxes.detections.spread, max_spread)
+            labels, counts = pseudo.decide(boxes, load_regions(shard), rules, trust)
             tally += counts
             labelled = np.unique(labels.image_id[labels.kind == pseudo.POSITIVE])
             empty += shard.counts["images"] - len(labelled)

@@ -144,16 +144,21 @@ class FilterSettings(_Section):
         "auto",
         description="Where thresholds of fused scores come from. f_beta: best F on the labels of calibrate; "
         "mixture: two populations of scores; expected_count: as many boxes as are expected to be right; "
-        "fixed: keep and ignore; auto: fixed if keep is given, else f_beta with labels, else mixture.",
+        "fixed: keep and ignore; auto: fixed if keep is given, else f_beta with labels, else mixture. "
+        "What a rule cannot decide for a class, the next in this order does.",
     )
     keep: float | None = Field(
-        None, ge=0, le=1, description="fixed: boxes from this fused score on are labels."
+        None,
+        ge=0,
+        le=1,
+        description="fixed: boxes from this fused score on are labels. With another rule: the same for "
+        "classes that the rule cannot decide, 0.5 if left out.",
     )
     ignore: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="fixed: boxes from this one on are ignore regions; default: half of keep.",
+        description="As keep, for ignore regions; default: half of keep.",
     )
     per_class: dict[str, float | ClassThresholds] = Field(
         default_factory=dict,
@@ -177,8 +182,6 @@ class FilterSettings(_Section):
     def _makes_sense(self) -> FilterSettings:
         if self.rule == "fixed" and self.keep is None:
             raise ValueError("rule 'fixed' needs 'keep'")
-        if self.rule not in ("auto", "fixed") and self.keep is not None:
-            raise ValueError(f"'keep' is a setting of rule fixed, not of {self.rule}; use per_class")
         if self.ignore is not None and self.keep is None:
             raise ValueError("'ignore' needs 'keep'")
         if self.keep is not None and self.ignore is not None and self.ignore > self.keep:
@@ -190,6 +193,11 @@ class FilterSettings(_Section):
             elif value.ignore is not None and value.ignore > value.keep:
                 raise ValueError(f"per_class: 'ignore' of {name!r} is above its 'keep'")
         return self
+
+    @property
+    def fallback_keep(self) -> float:
+        """``keep``, or its default."""
+        return 0.5 if self.keep is None else self.keep
 
     def check(self, classes: Sequence[str]) -> None:
         """Raises UserError where ``per_class`` names a class that is not in the label space."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from composition import filtering as rules
 from composition import label_space as spaces
+from composition.filtering import Fixed, Thresholds
 from composition.fusion import Fuser
 from composition.label_space import LabelSpace
 from tasks import fusers
+from tasks.aggregate import load_statistics
+from tasks.calibrate import labelled_evidence
 from tasks.evaluate import Dataset
 from tasks.method_settings import ClassThresholds, FilterSettings, Rule
 from tasks.step import step
@@ -19,23 +24,6 @@ from tasks.teachers import Teacher
 
 THRESHOLDS_VERSION = 1
 THRESHOLDS_FILE = "thresholds.json"
-
-
-@dataclass(frozen=True, slots=True)
-class ClassRule:
-    """The thresholds of one class.
-
-    Attributes:
-        name: The class.
-        keep: Fused score from which a box is a label.
-        ignore: Fused score from which it is an ignore region.
-        rule: Where they come from.
-    """
-
-    name: str
-    keep: float
-    ignore: float
-    rule: str
 
 
 def find_thresholds(
@@ -70,58 +58,71 @@ def find_thresholds(
     Raises:
         UserError: Labels without a class of the label space.
     """
+    chain = threshold_rule(filtering, rule)
     key = digest_of(
         "thresholds",
         THRESHOLDS_VERSION,
-        rule,
-        filtering.model_dump(mode="json", include={"keep", "ignore", "per_class"}),
+        repr(chain),
+        filtering.model_dump(mode="json", include={"per_class"}),
         spaces.digest(space),
-        _sources(rule, fused, fuser, dataset, images, floor),
+        # the other rules need them as well: for classes that labels cannot decide
+        [shard.digest for shard in fused] if rule != "fixed" else [],
+        [fusers.to_json(fuser), dataset.digest, dataset.images_digest, images, floor]
+        if rule == "f_beta" and dataset
+        else [],
     )
     found = store.find("thresholds", key)
     if found:
         return found
-    assert filtering.keep is not None
-    rows = [_fixed(name, filtering) for name in space.classes]
+    labelled = None
+    if rule == "f_beta":
+        assert dataset is not None
+        evidence = labelled_evidence(store, teachers, space, dataset, images, floor)
+        covered = np.isin(np.arange(len(space.classes)), evidence.classes)
+        labelled = rules.Labelled(fuser.fuse(evidence.tables).detections, evidence.truth, covered)
+    chosen = with_own(chain.thresholds(load_statistics(fused), labelled), filtering, space.classes)
     with store.write("thresholds", key, {"label-space": spaces.digest(space)}) as draft:
-        document = {"rule": rule, "classes": [{k: getattr(r, k) for k in r.__slots__} for r in rows]}
+        document = {"rule": rule, "classes": list(space.classes), "thresholds": chosen.to_dict()}
         draft.file(THRESHOLDS_FILE).write_text(json.dumps(document, indent=1) + "\n")
-        draft.counts = {"classes": len(rows)}
+        draft.counts = {
+            "classes": len(space.classes),
+            "classes_by_fallback": sum(
+                reason.startswith("fixed") and rule != "fixed" for reason in chosen.reason
+            ),
+        }
     return draft.artifact
 
 
 thresholds_task = step(find_thresholds, "thresholds")
 
 
-def load_thresholds(artifact: Artifact) -> list[ClassRule]:
-    """The thresholds of every class, in the label space's order."""
-    document = json.loads(artifact.file(THRESHOLDS_FILE).read_text())
-    return [ClassRule(**row) for row in document["classes"]]
+def load_thresholds(artifact: Artifact) -> Thresholds:
+    """The thresholds of every class, in the label space's order, all decided."""
+    document: dict[str, Any] = json.loads(artifact.file(THRESHOLDS_FILE).read_text())
+    return rules.from_dict(document["thresholds"])
 
 
-def _sources(
-    rule: Rule,
-    fused: Sequence[Artifact],
-    fuser: Fuser,
-    dataset: Dataset | None,
-    images: int,
-    floor: float,
-) -> Any:
-    """What identifies the data that a rule learns from."""
+def threshold_rule(filtering: FilterSettings, rule: Rule) -> rules.Rule:
+    """The rule, with those behind it that decide the classes that it cannot."""
+    keep = filtering.fallback_keep
+    fixed = Fixed(keep, keep / 2 if filtering.ignore is None else filtering.ignore)
     if rule == "fixed":
-        return None
-    if rule == "f_beta":
-        assert dataset is not None
-        return [fusers.to_json(fuser), dataset.digest, dataset.images_digest, images, floor]
-    return [shard.digest for shard in fused]
+        return fixed
+    if rule == "expected_count":
+        return rules.ExpectedCount() | fixed
+    unlabelled = rules.Mixture() | rules.ExpectedCount() | fixed
+    return rules.FBeta() | unlabelled if rule == "f_beta" else unlabelled
 
 
-def _fixed(name: str, filtering: FilterSettings) -> ClassRule:
-    own = filtering.per_class.get(name)
-    keep, ignore = filtering.keep, filtering.ignore
-    if isinstance(own, ClassThresholds):
-        keep, ignore = own.keep, own.ignore
-    elif own is not None:
-        keep, ignore = own, None
-    assert keep is not None
-    return ClassRule(name, keep, keep / 2 if ignore is None else ignore, "fixed")
+def with_own(thresholds: Thresholds, filtering: FilterSettings, classes: Sequence[str]) -> Thresholds:
+    """Puts in the thresholds that the recipe gives for single classes."""
+    keep, ignore, reason = thresholds.keep.copy(), thresholds.ignore.copy(), list(thresholds.reason)
+    for name, own in filtering.per_class.items():
+        place = classes.index(name)
+        if isinstance(own, ClassThresholds):
+            keep[place], lower = own.keep, own.ignore
+        else:
+            keep[place], lower = own, None
+        ignore[place] = keep[place] / 2 if lower is None else lower
+        reason[place] = "recipe"
+    return Thresholds(keep, ignore, tuple(reason))

@@ -51,7 +51,6 @@ class Rules:
             above ``keep``.
         related: (C, C) bool, classes that may stand on one object
             (`composition.label_space.related`).
-        max_spread: Spread, in (0, 1], at which a box is not trusted at all.
         minimum_size: Pixels that both sides of a positive must have.
 
     Raises:
@@ -61,7 +60,6 @@ class Rules:
     keep: NDArray[np.float64]
     ignore: NDArray[np.float64]
     related: NDArray[np.bool_]
-    max_spread: float = 0.5
     minimum_size: float = 0.0
 
     def __post_init__(self) -> None:
@@ -78,8 +76,6 @@ class Rules:
                 f"class {first}: ignored from {self.ignore[first]:g} on, kept from {self.keep[first]:g} on",
                 "A box must be ignored from a lower score on than it is kept.",
             )
-        if not 0 < self.max_spread <= 1:
-            raise UserError(f"max_spread {self.max_spread} is not in (0, 1]", "1 trusts every box a little.")
         if not self.minimum_size >= 0:
             raise UserError(f"minimum_size {self.minimum_size} is not a number of pixels", "Use 0 or more.")
 
@@ -108,14 +104,17 @@ class Tally:
         return Tally(**{name: mine[name] + theirs[name] for name in mine})
 
 
-def decide(fused: Fused, regions: Fused, rules: Rules) -> tuple[PseudoLabels, Tally]:
+def decide(
+    fused: Fused, regions: Fused, rules: Rules, box_weight: NDArray[np.float32] | None = None
+) -> tuple[PseudoLabels, Tally]:
     """Turns fused boxes and open regions into pseudo-labels.
 
     Args:
-        fused: The fused boxes in the union classes; the spread of a box lowers
-            its ``box_weight``.
+        fused: N fused boxes in the union classes.
         regions: What broader classes leave open (`composition.pseudo_labels.regions`).
         rules: Thresholds and relations.
+        box_weight: (N,) in [0, 1], how far the place of each box is trusted;
+            None = all 1.
 
     Returns:
         Positives and ignore regions, sorted; what became of every row. The
@@ -126,11 +125,10 @@ def decide(fused: Fused, regions: Fused, rules: Rules) -> tuple[PseudoLabels, Ta
     """
     joined, verdict, given_way = judge(fused, regions, rules)
     chosen = np.flatnonzero((verdict == POSITIVE) | (verdict == IGNORE))
-    labels = from_fused(
-        _rows(joined, chosen),
-        verdict[chosen],
-        box_weight(joined.detections.spread[chosen], rules.max_spread),
-    )
+    trust = np.ones(len(joined), np.float32)
+    if box_weight is not None:
+        trust[: len(fused)] = box_weight
+    labels = from_fused(_rows(joined, chosen), verdict[chosen], trust[chosen])
     positive, ignore, covered, background = np.bincount(verdict, minlength=4).tolist()
     tally = Tally(positive, ignore, covered, background, int(given_way.sum()))
     return labels[table.order(joined.detections[chosen])], tally
@@ -166,17 +164,6 @@ def judge(fused: Fused, regions: Fused, rules: Rules) -> tuple[Fused, NDArray[np
     verdict[given_way] = _UNCERTAIN
     verdict[_covered(rows, verdict)] = COVERED
     return joined, verdict, given_way
-
-
-def box_weight(spread: NDArray[np.float32], max_spread: float) -> NDArray[np.float32]:
-    """How far the place of a box is trusted (ours): 1 - spread / max_spread, not below 0; 1 if not measured.
-
-    Args:
-        spread: (N,) instability under augmentation in [0, 1], NaN = not measured.
-        max_spread: Spread at which nothing is left, above 0.
-    """
-    measured = np.where(np.isnan(spread), 0, spread)
-    return np.clip(1 - measured / np.float32(max_spread), 0, 1).astype(np.float32)
 
 
 def _joined(fused: Fused, regions: Fused) -> Fused:

@@ -91,14 +91,12 @@ def test_small_boxes_are_ignored_not_denied() -> None:
     assert judge(rows, fused(), rules)[1].tolist() == [POSITIVE, IGNORE]
 
 
-def test_spread_lowers_the_weight_of_the_box_alone() -> None:
-    rows = fused((BOX, 0.9, CAR), (FAR, 0.8, CAR), ([0, 200, 50, 300], 0.7, CAR))
-    spread = np.array([np.nan, 0.1, 0.9], np.float32)
-    rows = replace(rows, detections=replace(rows.detections, spread=spread))
-    labels, _ = decide(rows, fused(), RULES)
-    assert labels.kind.tolist() == [POSITIVE] * 3
-    np.testing.assert_allclose(labels.box_weight, [1, 0.8, 0], atol=1e-6)
-    np.testing.assert_allclose(labels.weight, [0.9, 0.8, 0.7])
+def test_the_weight_of_the_box_follows_its_box() -> None:
+    rows = fused((BOX, 0.7, CAR), (FAR, 0.8, CAR), ([0, 200, 50, 300], 0.9, CAR))
+    labels, _ = decide(rows, fused(([0, 300, 50, 400], 0.5, CAR)), RULES, np.array([0, 0.5, 0.25], np.float32))
+    assert labels.kind.tolist() == [POSITIVE] * 3 + [IGNORE]
+    np.testing.assert_allclose(labels.weight, [0.9, 0.8, 0.7, 0.5])
+    assert labels.box_weight.tolist() == [0.25, 0.5, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,6 @@ def test_spread_lowers_the_weight_of_the_box_alone() -> None:
         ({"keep": np.array([0.5, np.nan, 0.5])}, "class 1"),
         ({"keep": np.full(2, 0.5)}, "thresholds of 2 and 3 classes"),
         ({"related": np.zeros((2, 2), np.bool_)}, "relations of 2"),
-        ({"max_spread": 0.0}, "max_spread 0.0"),
         ({"minimum_size": -1.0}, "minimum_size -1.0"),
     ],
 )

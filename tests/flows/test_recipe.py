@@ -61,7 +61,6 @@ def test_variables_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("keep: 0.3", "ignore: 0.3", 5, "filter: 'ignore' needs 'keep'"),
         ("keep: 0.3", "rule: fixed", 5, "filter: rule 'fixed' needs 'keep'"),
         ("keep: 0.3", "keep: 0.3\n  ignore: 0.4", 5, "filter: 'ignore' is 0.4, above 'keep'"),
-        ("keep: 0.3", "keep: 0.3\n  rule: mixture", 5, "'keep' is a setting of rule fixed, not of mixture"),
         ("keep: 0.3", "per_class: {car: 1.5}", 5, "the threshold of 'car' is 1.5, not in [0, 1]"),
         ("keep: 0.3", "per_class: {car: {keep: 0.3, ignore: 0.4}}", 5, "'ignore' of 'car' is above"),
         (
