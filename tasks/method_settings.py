@@ -169,10 +169,10 @@ class FilterSettings(_Section):
     )
     max_spread: float = Field(
         0.5,
-        gt=0,
+        ge=0,
         le=1,
         description="With generate.augment: boxes that move more (1 - IoU) are learned from for their class "
-        "only; the weight of the box falls linearly up to there.",
+        "only.",
     )
     minimum_size: float = Field(
         0.0, ge=0, description="Pixels that both sides of a label must have; smaller ones are ignore regions."

@@ -93,7 +93,9 @@ def test_small_boxes_are_ignored_not_denied() -> None:
 
 def test_the_weight_of_the_box_follows_its_box() -> None:
     rows = fused((BOX, 0.7, CAR), (FAR, 0.8, CAR), ([0, 200, 50, 300], 0.9, CAR))
-    labels, _ = decide(rows, fused(([0, 300, 50, 400], 0.5, CAR)), RULES, np.array([0, 0.5, 0.25], np.float32))
+    labels, _ = decide(
+        rows, fused(([0, 300, 50, 400], 0.5, CAR)), RULES, np.array([0, 0.5, 0.25], np.float32)
+    )
     assert labels.kind.tolist() == [POSITIVE] * 3 + [IGNORE]
     np.testing.assert_allclose(labels.weight, [0.9, 0.8, 0.7, 0.5])
     assert labels.box_weight.tolist() == [0.25, 0.5, 0, 1]
