@@ -21,6 +21,7 @@ from flows.plan import make_plan
 from flows.recipe import Recipe, load_recipe
 from model_zoo import bundle
 from tasks.home import Home
+from tasks.method_settings import FilterSettings
 from tests.flows.conftest import read, small_recipe
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -45,11 +46,12 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
         ("digits-high", "all"),
         ("ensemble (nms)", "all"),
         ("ensemble (wbf)", "all"),
+        ("ensemble (expert)", "all"),
         ("digits", "all"),
     ]
     page = Path(record["report"]).read_text()
     assert "digits-high" in page
-    assert "ensemble (wbf)" in page
+    assert "ensemble (expert)" in page
     # a class that a teacher does not know is a dash, not a failure: zero to three of digits-high
     (line,) = re.findall(r'<tr class="teacher">(?:(?!</tr>).)*digits-high.*?</tr>', page, re.DOTALL)
     assert line.count(">–</td>") >= 4  # noqa: RUF001
@@ -66,9 +68,8 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
         [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{record['run_id']}'"
     )
     steps = {child.info.run_name: child for child in children}
-    assert {"index", "infer digits-low", "aggregate", "train", "evaluate evaluation", "register"} <= set(
-        steps
-    )
+    method = {"calibrate", "aggregate", "thresholds", "label"}
+    assert {"index", "infer digits-low", "train", "evaluate evaluation", "register"} | method <= set(steps)
     assert client.get_metric_history(steps["train"].info.run_id, "loss")
     plan = make_plan(recipe, Home(home))
     datasets = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
@@ -84,15 +85,21 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
     assert again["run_id"] == record["run_id"]
     assert len(client.search_model_versions("name = 'students.digits'")) == 1
 
-    # another threshold needs new labels and a new student, but no inference
-    stamps = {path: path.stat().st_mtime_ns for path in (home / "store" / "detections").rglob("*.parquet")}
-    changed = recipe.model_copy(update={"filter": recipe.filter.model_copy(update={"threshold": 0.6})})
+    # another threshold needs new labels and a new student, but no inference and no fusion
+    stamps = _stamps(home)
+    assert {path.name for path in stamps} == {"detections.parquet", "fused.parquet", "regions.parquet"}
+    changed = recipe.model_copy(update={"filter": FilterSettings(keep=0.95)})
     other = compose(changed)
     assert other["composition"] != record["composition"]
     assert other["pseudo_labels"]["labels"] <= record["pseudo_labels"]["labels"]
-    after = {path: path.stat().st_mtime_ns for path in (home / "store" / "detections").rglob("*.parquet")}
+    after = _stamps(home)
     assert {path: after[path] for path in stamps} == stamps
     assert len(client.search_model_versions("name = 'students.digits'")) == 2
+
+
+def _stamps(home: Path) -> dict[Path, int]:
+    found = [path for kind in ("detections", "fused") for path in (home / "store" / kind).rglob("*.parquet")]
+    return {path: path.stat().st_mtime_ns for path in found}
 
 
 def _plan(scenes: Path, home: Path, **changes: object) -> None:
@@ -120,7 +127,15 @@ def test_the_digest_ignores_names_places_and_batches(home: Path, scenes: Path, t
         ({"images": {"source": "/nowhere"}}, "images: /nowhere does not exist"),
         ({"images": {"source": "/proc/self/task"}}, "images: /proc/self/task holds no images"),
         ({"filter": {"per_class": {"eleven": 0.5}}}, "filter.per_class: there is no class 'eleven'"),
+        ({"fuse": {"method": "wbf", "weights": [1.0]}}, "fuse.weights: 1 weights for 2 teachers"),
+        (
+            {"fuse": {"method": "wbf"}, "calibrate": {"method": "label-free"}},
+            "calibrate.method: fuser wbf cannot be calibrated",
+        ),
+        ({"filter": {"rule": "f_beta"}}, "filter.rule: f_beta needs labels"),
+        ({"calibrate": {"annotations": "/nowhere.json"}}, "/nowhere.json does not exist"),
         ({"label_space": {"classes": ["zero", "one"]}}, "'two'"),
+        ({"label_space": {"parents": {"zero": "digit"}}}, "parents name 'digit'"),
         ({"label_space": {"file": "/nowhere.yaml"}}, "label space /nowhere.yaml cannot be read"),
         ({"evaluate": [{"annotations": "/nowhere.json"}]}, "/nowhere.json does not exist"),
         (
@@ -177,7 +192,7 @@ def test_every_odd_image_is_used_or_left_out_with_a_reason(home: Path, scenes: P
     )
     record = compose(
         Recipe.model_validate(
-            small_recipe(scenes, images={"source": str(pool)}, evaluate=[], filter={"threshold": 0.05})
+            small_recipe(scenes, images={"source": str(pool)}, evaluate=[], filter={"keep": 0.05})
         )
     )
     assert record["images"] == {"images": 9, "quarantined": 4}
@@ -208,3 +223,49 @@ def test_recipes_round_trip_through_yaml(scenes: Path) -> None:
     recipe = Recipe.model_validate(small_recipe(scenes))
     text = yaml.safe_dump(recipe.model_dump(mode="json"))
     assert Recipe.model_validate(yaml.safe_load(text)) == recipe
+
+
+def test_what_the_method_learns_from_is_part_of_the_identity(home: Path, scenes: Path) -> None:
+    labels = str(scenes / "evaluation" / "scenes.json")
+
+    def digest(**changes: object) -> str:
+        return make_plan(Recipe.model_validate(small_recipe(scenes, **changes)), Home(home)).digest
+
+    plain = digest()
+    assert digest(calibrate={"method": "label-free"}) == plain
+    assert digest(fuse={"iou": 0.6}) == plain, "a default that is written out is the same"
+    others = [
+        digest(calibrate={"method": "none"}),
+        digest(calibrate={"annotations": labels}),
+        digest(calibrate={"annotations": labels, "images": 5}),
+        digest(fuse={"iou": 0.5}),
+        digest(fuse={"method": "wbf"}),
+        digest(filter={"keep": 0.5}),
+        digest(filter={"keep": 0.5, "minimum_size": 4}),
+        digest(generate={"augment": "flip"}),
+    ]
+    assert len({plain, *others}) == len(others) + 1
+    # labels that nothing is learned from decide nothing
+    unused = {"calibrate": {"annotations": labels, "method": "none"}, "filter": {"rule": "mixture"}}
+    assert digest(**unused) == digest(calibrate={"method": "none"}, filter={"rule": "mixture"})
+
+
+def test_overrides_take_lists_and_relations(home: Path, scenes: Path) -> None:
+    """One digit detector taken for a coarse one: it leaves open what another knows."""
+    changes = {
+        "classes": ["zero", "four", "five", "six", "seven", "eight", "nine", "low"],
+        "parents": {"zero": "low"},
+        "overrides": {
+            "digits-low": {
+                "one": {"narrower": "low"},
+                "two": {"broader": ["zero", "four"]},
+                "three": ["five", "six"],
+            }
+        },
+    }
+    plan = make_plan(Recipe.model_validate(small_recipe(scenes, label_space=changes)), Home(home))
+    entries = {entry.teacher_class: entry for entry in plan.space.teachers["digits-low"]}
+    assert (entries["one"].relation, entries["one"].targets) == ("narrower", ("low",))
+    assert (entries["two"].relation, entries["two"].targets) == ("broader", ("four", "zero"))
+    assert (entries["three"].relation, entries["three"].targets) == ("broader", ("five", "six"))
+    assert plan.space.parents == {"zero": "low"}
