@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composition.errors import UserError
-from composition.filtering.thresholds import Floats, Labelled, Rule, Thresholds
+from composition.filtering.labels import LOGITS, Floats, Labelled, probabilities
+from composition.filtering.thresholds import Rule, Thresholds
 from composition.statistics import BINS, Statistics
 
 SEPARATION = 2.0
 """Ashman's D from which on two Gaussians are two modes (Ashman, Bird and Zepf, 1994)."""
 ITERATIONS = 200
-_CENTRES = (np.arange(BINS) + 0.5) / BINS
-LOGITS = np.log(_CENTRES / (1 - _CENTRES))
 _NARROWEST = 0.05  # of a component's variance; a single full bin must not draw it to 0
 
 
@@ -28,8 +27,10 @@ class Mixture(Rule):
     upper one is taken for the right boxes. A box is kept from the score on at
     which it belongs to the upper one with probability ``keep``, ignored from
     ``ignore`` on. A class is undecided if it has few boxes, if one Gaussian
-    explains them as well (Bayesian information criterion, Schwarz, 1978), or if
-    the two are not separate modes (`SEPARATION`).
+    explains them as well (Bayesian information criterion, Schwarz, 1978), if the
+    two are not separate modes (`SEPARATION`), or if the boxes that it would keep
+    are right with a mean probability under ``keep`` (ours): modes may as well
+    be two kinds of noise.
 
     Attributes:
         keep: Posterior probability, in (0, 1).
@@ -52,14 +53,15 @@ class Mixture(Rule):
 
     def thresholds(self, statistics: Statistics, labelled: Labelled | None = None) -> Thresholds:
         """See `Rule.thresholds`."""
-        rows = [self._class(histogram) for histogram in statistics.scores]
+        chance = probabilities(labelled)
+        rows = [self._class(histogram, chance) for histogram in statistics.scores]
         return Thresholds(
             np.array([row[0] for row in rows], np.float64),
             np.array([row[1] for row in rows], np.float64),
             tuple(row[2] for row in rows),
         )
 
-    def _class(self, histogram: NDArray[np.int64]) -> tuple[float, float, str]:
+    def _class(self, histogram: NDArray[np.int64], chance: Floats) -> tuple[float, float, str]:
         total = int(histogram.sum())
         if total < self.minimum:
             return np.nan, np.nan, f"mixture has {total} boxes"
@@ -67,8 +69,11 @@ class Mixture(Rule):
         if fitted is None or fitted.separation < SEPARATION:
             return np.nan, np.nan, "mixture finds one mode"
         upper = fitted.posterior()
-        keep, ignore = (_from(upper, share) / BINS for share in (self.keep, self.ignore))
-        return keep, ignore, "mixture"
+        keep, ignore = _from(upper, self.keep), _from(upper, self.ignore)
+        kept = histogram[keep:]
+        if kept @ chance[keep:] < self.keep * kept.sum():
+            return np.nan, np.nan, "mixture finds modes of noise"
+        return keep / BINS, ignore / BINS, "mixture"
 
 
 def _from(posterior: Floats, share: float) -> int:
