@@ -20,7 +20,7 @@ from tasks.home import Home
 from tasks.image_index import ImageList, content_digest, list_images
 from tasks.infer import INFERENCE_VERSION
 from tasks.label import LABEL_VERSION
-from tasks.method_settings import CalibrateSettings, Calibration, Rule
+from tasks.method_settings import LABEL_RULES, CalibrateSettings, Calibration, Rule
 from tasks.store import digest_of
 from tasks.teachers import Teacher
 from tasks.thresholds import THRESHOLDS_VERSION
@@ -82,7 +82,7 @@ class Plan:
     @property
     def _labels_used(self) -> list[Any] | None:
         """What identifies the labels that the method learns from, None where it looks at none."""
-        if self.labelled is None or (self.calibration != "labels" and self.rule != "f_beta"):
+        if self.labelled is None or (self.calibration != "labels" and self.rule not in LABEL_RULES):
             return None
         return [self.labelled.digest, self.labelled.images_digest, self.recipe.calibrate.images]
 

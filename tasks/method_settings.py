@@ -18,7 +18,9 @@ from composition.fusion.wbf import ConfType
 
 FuserName = Literal["expert", "nms", "wbf", "soft_nms"]
 Calibration = Literal["labels", "label-free", "none"]
-Rule = Literal["auto", "fixed", "f_beta", "mixture", "expected_count"]
+Rule = Literal["auto", "fixed", "f_beta", "expected_f", "mixture", "expected_count"]
+# the rules that look at labels if there are any
+LABEL_RULES = ("f_beta", "expected_f")
 
 # what calibration learns is no setting
 _LEARNED = {"expertise", "coverage", "bias", "best"}
@@ -143,9 +145,9 @@ class FilterSettings(_Section):
     rule: Rule = Field(
         "auto",
         description="Where thresholds of fused scores come from. f_beta: best F on the labels of calibrate; "
-        "mixture: two populations of scores; expected_count: as many boxes as are expected to be right; "
-        "fixed: keep and ignore; auto: fixed if keep is given, else f_beta with labels, else mixture. "
-        "What a rule cannot decide for a class, the next in this order does.",
+        "expected_f: best F that the scores let expect on the pool; mixture: two populations of scores; "
+        "expected_count: as many boxes as are expected to be right; fixed: keep and ignore; auto: fixed if "
+        "keep is given, else expected_f with labels, else expected_count.",
     )
     keep: float | None = Field(
         None,
@@ -215,10 +217,10 @@ class FilterSettings(_Section):
         """
         if self.rule == "f_beta" and not labelled:
             raise UserError(
-                "filter.rule: f_beta needs labels", "Give calibrate.annotations, or use mixture or fixed."
+                "filter.rule: f_beta needs labels", "Give calibrate.annotations, or use another rule."
             )
         if self.rule != "auto":
             return self.rule
         if self.keep is not None:
             return "fixed"
-        return "f_beta" if labelled else "mixture"
+        return "expected_f" if labelled else "expected_count"

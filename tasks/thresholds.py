@@ -17,7 +17,7 @@ from tasks import fusers
 from tasks.aggregate import load_statistics
 from tasks.calibrate import labelled_evidence
 from tasks.evaluate import Dataset
-from tasks.method_settings import ClassThresholds, FilterSettings, Rule
+from tasks.method_settings import LABEL_RULES, ClassThresholds, FilterSettings, Rule
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
@@ -48,7 +48,7 @@ def find_thresholds(
         fuser: The composition's fuser.
         filtering: What the recipe says about thresholds.
         rule: Where they come from.
-        dataset: The labels; needed for ``f_beta`` only.
+        dataset: The labels, if any; needed for ``f_beta`` only.
         images: How many labelled images to use at most.
         floor: Raw scores below it do not count.
 
@@ -68,15 +68,14 @@ def find_thresholds(
         # the other rules need them as well: for classes that labels cannot decide
         [shard.digest for shard in fused] if rule != "fixed" else [],
         [fusers.to_json(fuser), dataset.digest, dataset.images_digest, images, floor]
-        if rule == "f_beta" and dataset
+        if rule in LABEL_RULES and dataset
         else [],
     )
     found = store.find("thresholds", key)
     if found:
         return found
     labelled = None
-    if rule == "f_beta":
-        assert dataset is not None
+    if rule in LABEL_RULES and dataset:
         evidence = labelled_evidence(store, teachers, space, dataset, images, floor)
         covered = np.isin(np.arange(len(space.classes)), evidence.classes)
         labelled = rules.Labelled(fuser.fuse(evidence.tables).detections, evidence.truth, covered)
@@ -108,10 +107,13 @@ def threshold_rule(filtering: FilterSettings, rule: Rule) -> rules.Rule:
     fixed = Fixed(keep, keep / 2 if filtering.ignore is None else filtering.ignore)
     if rule == "fixed":
         return fixed
+    if rule == "f_beta":
+        return rules.FBeta() | rules.ExpectedF() | fixed
+    if rule == "expected_f":
+        return rules.ExpectedF() | fixed
     if rule == "expected_count":
         return rules.ExpectedCount() | fixed
-    unlabelled = rules.Mixture() | rules.ExpectedCount() | fixed
-    return rules.FBeta() | unlabelled if rule == "f_beta" else unlabelled
+    return rules.Mixture() | rules.ExpectedCount() | fixed
 
 
 def with_own(thresholds: Thresholds, filtering: FilterSettings, classes: Sequence[str]) -> Thresholds:

@@ -165,8 +165,8 @@ def test_only_the_expert_can_be_calibrated() -> None:
 @pytest.mark.parametrize(
     ("settings", "labelled", "chosen"),
     [
-        ({}, False, "mixture"),
-        ({}, True, "f_beta"),
+        ({}, False, "expected_count"),
+        ({}, True, "expected_f"),
         ({"keep": 0.4}, True, "fixed"),
         ({"rule": "expected_count"}, True, "expected_count"),
         ({"rule": "fixed", "keep": 0.4}, False, "fixed"),
