@@ -174,6 +174,7 @@ def make_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Plan:
     recipe.filter.check(space.classes)
     recipe.fuse.check(len(teachers))
     labelled = _labelled(recipe.calibrate)
+    calibration = recipe.calibrate.chosen(recipe.fuse)
     start = warm_start_teacher(home, recipe.student)
     listing = list_images(recipe.images.source, recipe.images.root, limit)
     datasets = {entry.name: load_dataset(entry.annotations, entry.root, limit) for entry in recipe.evaluate}
@@ -188,8 +189,8 @@ def make_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Plan:
         baselines=_baselines(recipe, home, space),
         datasets=datasets,
         labelled=labelled,
-        calibration=recipe.calibrate.chosen(recipe.fuse),
-        rule=recipe.filter.chosen(labelled is not None),
+        calibration=calibration,
+        rule=recipe.filter.chosen(labelled is not None, calibration),
     )
 
 

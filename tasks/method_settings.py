@@ -147,7 +147,7 @@ class FilterSettings(_Section):
         description="Where thresholds of fused scores come from. f_beta: best F on the labels of calibrate; "
         "expected_f: best F that the scores let expect on the pool; mixture: two populations of scores; "
         "expected_count: as many boxes as are expected to be right; fixed: keep and ignore; auto: fixed if "
-        "keep is given, else expected_f with labels, else expected_count.",
+        "keep is given, else expected_f with calibrated scores or labels, else expected_count.",
     )
     keep: float | None = Field(
         None,
@@ -206,11 +206,12 @@ class FilterSettings(_Section):
         for name in self.per_class:
             require_known(name, classes, "filter.per_class")
 
-    def chosen(self, labelled: bool) -> Rule:
+    def chosen(self, labelled: bool, calibration: Calibration) -> Rule:
         """The rule, with ``auto`` resolved.
 
         Args:
             labelled: Whether there are labels to learn from.
+            calibration: What the scores are calibrated on.
 
         Raises:
             UserError: f_beta without labels.
@@ -223,4 +224,4 @@ class FilterSettings(_Section):
             return self.rule
         if self.keep is not None:
             return "fixed"
-        return "expected_f" if labelled else "expected_count"
+        return "expected_f" if labelled or calibration != "none" else "expected_count"

@@ -8,7 +8,7 @@ import pytest
 from composition.errors import UserError
 from composition.fusion import SoftNms
 from flows.recipe import load_recipe
-from tasks.method_settings import CalibrateSettings, FilterSettings, FuseSettings
+from tasks.method_settings import CalibrateSettings, Calibration, FilterSettings, FuseSettings
 
 GOOD = """\
 name: traffic
@@ -163,22 +163,25 @@ def test_only_the_expert_can_be_calibrated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "labelled", "chosen"),
+    ("settings", "labelled", "calibration", "chosen"),
     [
-        ({}, False, "expected_count"),
-        ({}, True, "expected_f"),
-        ({"keep": 0.4}, True, "fixed"),
-        ({"rule": "expected_count"}, True, "expected_count"),
-        ({"rule": "fixed", "keep": 0.4}, False, "fixed"),
+        ({}, False, "none", "expected_count"),
+        ({}, True, "none", "expected_f"),
+        ({}, False, "label-free", "expected_f"),
+        ({"keep": 0.4}, True, "labels", "fixed"),
+        ({"rule": "mixture"}, True, "labels", "mixture"),
+        ({"rule": "fixed", "keep": 0.4}, False, "none", "fixed"),
     ],
 )
-def test_what_rule_is_chosen(settings: dict[str, Any], labelled: bool, chosen: str) -> None:
-    assert FilterSettings(**settings).chosen(labelled) == chosen
+def test_what_rule_is_chosen(
+    settings: dict[str, Any], labelled: bool, calibration: Calibration, chosen: str
+) -> None:
+    assert FilterSettings(**settings).chosen(labelled, calibration) == chosen
 
 
 def test_f_beta_needs_labels() -> None:
     with pytest.raises(UserError, match="f_beta needs labels"):
-        FilterSettings(rule="f_beta").chosen(False)
+        FilterSettings(rule="f_beta").chosen(False, "none")
 
 
 def test_every_teacher_has_a_weight_or_none_has() -> None:

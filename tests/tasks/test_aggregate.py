@@ -57,7 +57,7 @@ def run(
     settings = FilterSettings(**filtering)
     fused = fuse_shards(store, pool.shards, space, fuser, settings.floor)
     thresholds = find_thresholds(
-        store, [], fused, space, fuser, settings, settings.chosen(False), None, 0, settings.floor
+        store, [], fused, space, fuser, settings, settings.chosen(False, "none"), None, 0, settings.floor
     )
     return fused, thresholds, label_pool(store, pool.index, fused, space, settings, thresholds)
 

@@ -1,0 +1,170 @@
+"""Calibration on labels and on the pool, and inference in the mirror, by real small detectors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from composition import label_space as spaces
+from composition.errors import UserError
+from composition.fusion import Expert, Wbf
+from composition.label_space import LabelSpace
+from demo.scenes import make_scenes
+from tasks import teachers as registry
+from tasks.calibrate import calibrate_fuser, load_fuser, pool_sample, pool_tables
+from tasks.evaluate import Dataset, load_dataset
+from tasks.home import Home
+from tasks.image_index import build_index, list_images
+from tasks.infer import GenerateSettings, load_all, run_inference, shard_key
+from tasks.store import Artifact, Store
+from tasks.teachers import Teacher
+from tests.tasks.pools import make_pool
+
+BUNDLES = Path(__file__).resolve().parents[2] / "demo" / "teachers"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("scenes")
+    make_scenes(folder, images=16, seed=3, part="evaluation")
+    return load_dataset(folder / "scenes.json")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, ...]:
+    home = Home(tmp_path_factory.mktemp("home"))
+    return tuple(registry.find(home, str(BUNDLES / name)) for name in ("digits-low", "digits-high"))
+
+
+@pytest.fixture(scope="module")
+def space(teachers: tuple[Teacher, ...]) -> LabelSpace:
+    return spaces.build({teacher.name: teacher.manifest.vocabulary for teacher in teachers})
+
+
+@pytest.fixture(scope="module")
+def index(store: Store, scenes: Dataset) -> Artifact:
+    return build_index(store, list_images(scenes.root))
+
+
+@pytest.fixture(scope="module")
+def shards(store: Store, teachers: tuple[Teacher, ...], index: Artifact) -> dict[str, list[Artifact]]:
+    settings = GenerateSettings(shard_size=6)
+    return {teacher.name: run_inference(store, teacher, index, settings) for teacher in teachers}
+
+
+def test_calibration_on_labels(
+    store: Store,
+    teachers: tuple[Teacher, ...],
+    index: Artifact,
+    shards: dict[str, list[Artifact]],
+    space: LabelSpace,
+    scenes: Dataset,
+) -> None:
+    def fit(**changes: Any) -> Artifact:
+        arguments = {
+            **{"index": index, "shards": shards, "space": space, "fuser": Expert(0.55)},
+            **{"method": "labels", "dataset": scenes, "images": 12, "floor": 0.05},
+            **changes,
+        }
+        return calibrate_fuser(store, teachers, **arguments)
+
+    first = fit()
+    fuser = load_fuser(first)
+    assert isinstance(fuser, Expert)
+    assert fuser.iou == 0.55
+    assert fuser.expertise is not None
+    assert len(fuser.expertise) == 2
+    assert fuser.coverage is not None
+    assert fuser.coverage[space.classes.index("zero")] == (True, False)
+    assert first.counts["images"] == 12
+    assert first.counts["objects"] >= 20
+    assert fit() == first
+    # what is learned hangs on the labels, how many, the floor and the fuser; not on the pool
+    assert fit(shards={}) == first
+    others = [fit(images=10), fit(floor=0.3), fit(fuser=Expert()), fit(method="none")]
+    assert len({first.digest, *(one.digest for one in others)}) == 5
+    assert load_fuser(others[-1]) == Expert(0.55)
+    assert load_fuser(fit(fuser=Wbf(0.4), method="none")) == Wbf(0.4)
+
+
+def test_labels_without_a_known_class_are_an_error(
+    store: Store,
+    teachers: tuple[Teacher, ...],
+    index: Artifact,
+    shards: dict[str, list[Artifact]],
+    space: LabelSpace,
+    scenes: Dataset,
+    tmp_path: Path,
+) -> None:
+    document = json.loads(scenes.source.read_text())
+    for category in document["categories"]:
+        category["name"] = f"letter {category['id']}"
+    (tmp_path / "letters.json").write_text(json.dumps(document))
+    letters = load_dataset(tmp_path / "letters.json", scenes.root)
+    with pytest.raises(UserError, match=r"letters\.json has no class of the label space"):
+        calibrate_fuser(store, teachers, index, shards, space, Expert(), "labels", letters, 16, 0.05)
+
+
+def test_calibration_without_labels_looks_at_the_pool(
+    store: Store,
+    teachers: tuple[Teacher, ...],
+    index: Artifact,
+    shards: dict[str, list[Artifact]],
+    space: LabelSpace,
+) -> None:
+    made = calibrate_fuser(store, teachers, index, shards, space, Expert(), "label-free", None, 1, 0.05)
+    assert isinstance(load_fuser(made), Expert)
+    assert made.counts["images"] == 16
+    tables = pool_tables(shards, space, np.array([0, 5, 7]), 0.2)
+    for table in tables:
+        assert set(table.image_id.tolist()) <= {0, 5, 7}
+        assert table.score.min() >= np.float32(0.2)
+    fewer = {name: parts[:2] for name, parts in shards.items()}
+    other = calibrate_fuser(store, teachers, index, fewer, space, Expert(), "label-free", None, 1, 0.05)
+    assert other.digest != made.digest
+
+
+def test_the_sample_of_the_pool_is_bounded_and_knows_no_names(store: Store, space: LabelSpace) -> None:
+    index = make_pool(store, space, 300, 300, boxes=1).index
+    renamed = make_pool(store, space, 300, 300, boxes=1, prefix="other").index
+    sample = pool_sample(index, 40)
+    assert len(set(sample.tolist())) == 40
+    assert sample.tolist() == sorted(sample.tolist())
+    assert sample.tolist() == pool_sample(renamed, 40).tolist()
+    assert set(sample.tolist()) <= set(pool_sample(index, 80).tolist())
+    assert sample.max() > 200
+    assert len(pool_sample(index)) == 300
+
+
+def test_a_mirror_gives_every_box_a_spread(
+    store: Store, teachers: tuple[Teacher, ...], index: Artifact, shards: dict[str, list[Artifact]]
+) -> None:
+    teacher = teachers[0]
+    plain = load_all(shards[teacher.name])
+    assert np.isnan(plain.spread).all()
+    settings = GenerateSettings(shard_size=6, augment="flip", batch_size=5)
+    found = load_all(run_inference(store, teacher, index, settings))
+    np.testing.assert_allclose(found.boxes, plain.boxes, atol=1e-2)
+    assert np.isfinite(found.spread).all()
+    assert found.spread.min() >= 0
+    assert found.spread.max() <= 1
+    # zeros look the same in the mirror, and sure ones are found again
+    sure = (found.score > 0.8) & (found.class_id == teacher.manifest.vocabulary.index("zero"))
+    assert np.median(found.spread[sure]) < 0.3
+
+
+def test_no_augmentation_leaves_the_keys_of_shards_as_they_were(teachers: tuple[Teacher, ...]) -> None:
+    plain = GenerateSettings()
+    assert plain.decisive() == {"score_floor": 0.05, "max_detections": 100}
+    flipped = plain.model_copy(update={"augment": "flip"})
+    assert shard_key(teachers[0], [], plain) != shard_key(replace(teachers[0]), [], flipped)
