@@ -52,7 +52,11 @@ def fused(*rows: tuple[list[int], float, int], image: int = 0) -> Fused:
         # a positive of the class covers uncertain boxes and regions on it, others stay
         ([(BOX, 0.9, CAR), (HALF, 0.4, CAR), (FAR, 0.4, CAR)], [], [POSITIVE, COVERED, IGNORE]),
         ([(BOX, 0.9, CAR)], [(NEAR, 0.9, CAR), (FAR, 0.9, CAR)], [POSITIVE, COVERED, IGNORE]),
-        ([(BOX, 0.9, BOAT)], [(BOX, 0.9, CAR)], [POSITIVE, IGNORE]),
+        # what is known to be a boat is no open question for car; what is a vehicle is
+        ([(BOX, 0.9, BOAT)], [(NEAR, 0.9, CAR)], [POSITIVE, COVERED]),
+        ([(BOX, 0.9, BOAT)], [(HALF, 0.9, CAR)], [POSITIVE, IGNORE]),
+        ([(BOX, 0.9, VEHICLE)], [(BOX, 0.9, CAR)], [POSITIVE, IGNORE]),
+        ([(BOX, 0.5, BOAT)], [(BOX, 0.9, CAR)], [IGNORE, IGNORE]),
         # a large region around a small positive may hold more of them
         ([([0, 0, 40, 40], 0.9, CAR)], [(BOX, 0.9, CAR)], [POSITIVE, IGNORE]),
         # two names for one object: the more probable one is kept
