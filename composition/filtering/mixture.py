@@ -107,7 +107,7 @@ class TwoGaussians:
         With unequal variances the wider component wins again far out; a higher
         score is never less of a right box, so the posterior is held.
         """
-        first, second = _logs(np.array(self.mean), np.array(self.variance), np.array(self.share))
+        first, second = _logs(LOGITS, np.array(self.mean), np.array(self.variance), np.array(self.share))
         upper = 1 / (1 + np.exp(np.clip(first - second, -500, 500)))
         mode = int(np.searchsorted(LOGITS, self.mean[1]))
         upper[mode:] = np.maximum.accumulate(upper[mode:])
@@ -120,15 +120,17 @@ def fit(weight: Floats) -> TwoGaussians | None:
     Args:
         weight: (`BINS`,) counts.
     """
+    used = np.flatnonzero(weight)
+    weight, logits = weight[used], LOGITS[used]
     total = weight.sum()
-    middle = float(weight @ LOGITS / total)
-    spread = float(weight @ (LOGITS - middle) ** 2 / total) + _NARROWEST
-    one = weight @ _logs(np.array([middle]), np.array([spread]), np.ones(1))[0]
+    middle = float(weight @ logits / total)
+    spread = float(weight @ (logits - middle) ** 2 / total) + _NARROWEST
+    one = weight @ _logs(logits, np.array([middle]), np.array([spread]), np.ones(1))[0]
     mean: Floats = middle + np.sqrt(spread) * np.array([-1.0, 1.0])
     variance, share = np.full(2, spread), np.full(2, 0.5)
     likelihood = -np.inf
     for _ in range(ITERATIONS):
-        logs = _logs(mean, variance, share)
+        logs = _logs(logits, mean, variance, share)
         both = np.logaddexp(*logs)
         previous, likelihood = likelihood, float(weight @ both)
         if likelihood - previous < 1e-8 * total:
@@ -136,8 +138,8 @@ def fit(weight: Floats) -> TwoGaussians | None:
         duty = np.exp(logs - both) * weight
         mass = np.maximum(duty.sum(axis=1), 1e-9)
         share = mass / mass.sum()
-        mean = duty @ LOGITS / mass
-        variance = (duty * (LOGITS - mean[:, None]) ** 2).sum(axis=1) / mass + _NARROWEST
+        mean = duty @ logits / mass
+        variance = (duty * (logits - mean[:, None]) ** 2).sum(axis=1) / mass + _NARROWEST
     # three more numbers are to be paid for
     if likelihood - one <= 1.5 * np.log(total):
         return None
@@ -149,10 +151,10 @@ def _pair(values: Floats) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _logs(mean: Floats, variance: Floats, share: Floats) -> Floats:
-    """(K, `BINS`) log of share times density."""
+def _logs(logits: Floats, mean: Floats, variance: Floats, share: Floats) -> Floats:
+    """(K, M) log of share times density of K components at M logits."""
     return np.asarray(
         np.log(share)[:, None]
         - 0.5 * np.log(2 * np.pi * variance)[:, None]
-        - 0.5 * (LOGITS - mean[:, None]) ** 2 / variance[:, None]
+        - 0.5 * (logits - mean[:, None]) ** 2 / variance[:, None]
     )
