@@ -122,10 +122,16 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(run: Run, home: Path, recipe
     assert plan["images"]["count"] == 24
     assert plan["label_space"]["coverage"]["digits-low"] == [True] * 7 + [False] * 3
     assert plan["estimate"]["training_seconds"] > 0
+    assert plan["method"]["fuser"]["name"] == "expert"
+    assert plan["method"]["calibration"] == "label-free"
+    assert plan["method"]["thresholds"]["rule"] == "expected_f"
     assert not (home / "store").exists()
     code, out, _ = run("compose", recipe_file, "--dry-run", "--limit", "5")
     assert "Nothing was run" in out
     assert "5 of" in out
+    assert "expert, iou 0.6" in out
+    assert "label-free" in out
+    assert "expected_f" in out
 
 
 @pytest.mark.usefixtures("prefect_server")
