@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from composition import detections as table
 from composition.detections import Detections
 
-IOUS = np.arange(0.5, 0.96, 0.05)
+IOUS: NDArray[np.float64] = np.arange(0.5, 0.96, 0.05, dtype=np.float64)
 """COCO's ten thresholds."""
 
 
@@ -59,8 +59,8 @@ class Matches:
     """What became of N detections.
 
     Attributes:
-        quality: (N,) float64 in [0, 1]: the share of `IOUS` at which the row is
-            right, each object being given to the best row only.
+        quality: (N,) float64 in [0, 1]: the share of the thresholds at which the
+            row is right, each object being given to the best row only.
         iou: (N,) float64, IoU with the best object of its image and class.
         counted: (N,) bool, False inside a crowd region.
     """
@@ -70,12 +70,13 @@ class Matches:
     counted: NDArray[np.bool_]
 
 
-def match(detections: Detections, truth: Objects) -> Matches:
-    """Matches greedily by falling score within image and class, at every threshold of `IOUS`.
+def match(detections: Detections, truth: Objects, ious: NDArray[np.float64] = IOUS) -> Matches:
+    """Matches greedily by falling score within image and class, at every threshold.
 
     Args:
         detections: N rows in the union classes, in any order.
         truth: The labels; images without any make every row on them wrong.
+        ious: Rising thresholds of the IoU.
     """
     count = len(detections)
     quality, best, counted = np.zeros(count), np.zeros(count), np.ones(count, np.bool_)
@@ -93,25 +94,25 @@ def match(detections: Detections, truth: Objects) -> Matches:
         crowd = truth.crowd[places]
         overlap, inside = _overlaps(boxes[members], truth.boxes[places])
         if crowd.any():
-            counted[members] = inside[:, crowd].max(axis=1) < IOUS[0]
+            counted[members] = inside[:, crowd].max(axis=1) < ious[0]
         overlap = overlap[:, ~crowd]
         if overlap.size:
             best[members] = overlap.max(axis=1)
-            quality[members] = _share(overlap)
-    return Matches(quality, best, counted | (best >= IOUS[0]))
+            quality[members] = _share(overlap, ious)
+    return Matches(quality, best, counted | (best >= ious[0]))
 
 
-def _share(overlap: NDArray[np.float64]) -> NDArray[np.float64]:
+def _share(overlap: NDArray[np.float64], ious: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N,) share of thresholds at which each row, in order, takes a free object."""
     total = np.zeros(len(overlap))
-    for threshold in IOUS - 1e-9:
+    for threshold in ious - 1e-9:
         free = np.ones(overlap.shape[1], np.bool_)
         for row, values in enumerate(overlap):
             chosen = int(np.where(free, values, -1).argmax())
             if free[chosen] and values[chosen] >= threshold:
                 free[chosen] = False
                 total[row] += 1
-    return total / len(IOUS)
+    return total / len(ious)
 
 
 def _overlaps(

@@ -1,9 +1,4 @@
-"""Which detections are kept: small values with one method that compose with ``&``.
-
-Example:
-    >>> policy = ScoreThreshold(0.5, {3: 0.3}) & MinimumSize(4)
-    >>> kept = apply(policy, detections)  # doctest: +SKIP
-"""
+"""Which detections are kept: small values with one method that compose with ``&``."""
 
 from __future__ import annotations
 
@@ -98,6 +93,44 @@ class MinimumSize(Policy):
         """See `Policy.keep`."""
         x1, y1, x2, y2 = detections.boxes.T
         return np.asarray(np.minimum(x2 - x1, y2 - y1) >= np.float32(self.side))
+
+
+@dataclass(frozen=True)
+class Stability(Policy):
+    """Keeps boxes that test-time augmentation moves little, and those where it was not measured.
+
+    A box that does not pass still shows what is there, only not where exactly:
+    train the class with it, not the box (see `box_weight`).
+
+    Attributes:
+        max_spread: Largest `Detections.spread`, a fraction of the box's size, not negative.
+    """
+
+    max_spread: float
+
+    def __post_init__(self) -> None:
+        if not self.max_spread >= 0:
+            raise UserError(
+                f"stability: a largest spread of {self.max_spread} is not a fraction of the box size",
+                "Use 0 or more, for example 0.1.",
+            )
+
+    def keep(self, detections: Detections) -> NDArray[np.bool_]:
+        """See `Policy.keep`."""
+        return box_weight(detections.spread, self.max_spread) > 0
+
+
+def box_weight(spread: NDArray[np.float32], max_spread: float) -> NDArray[np.float32]:
+    """What every row may weigh in the loss of the box, beside its weight in the loss of the class.
+
+    Args:
+        spread: (N,) `Detections.spread`, NaN where not measured.
+        max_spread: See `Stability.max_spread`.
+
+    Returns:
+        (N,) float32: 1 up to ``max_spread`` and where not measured, 0 above.
+    """
+    return np.where(spread > np.float32(max_spread), 0, 1).astype(np.float32)
 
 
 def apply(policy: Policy, detections: Detections) -> Detections:
