@@ -41,6 +41,7 @@ from composition.matching import Matches, Objects, match
 Floats = NDArray[np.float64]
 DECE_BINS = 20
 LAECE_BINS = 25
+RIGHT_IOU = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +171,17 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 5)
 
 
+def both_matches(detections: Detections, truth: Objects) -> tuple[Matches, Matches]:
+    """Matches at all of COCO's thresholds, and at 0.5 alone (what takes an object at 0.9 may not at 0.5)."""
+    return match(detections, truth), match(detections, truth, np.array([RIGHT_IOU]))
+
+
 def calibration_errors(
     detections: Detections,
     truth: Objects,
     score: NDArray[Any] | None = None,
     *,
-    matches: Matches | None = None,
+    matches: tuple[Matches, Matches] | None = None,
     weight: Floats | None = None,
 ) -> CalibrationErrors:
     """Measures how well scores are calibrated on labelled images.
@@ -189,17 +195,17 @@ def calibration_errors(
         score: (N,) scores to measure in place of the rows' own, such as
             calibrated ones. What is right is decided in the order of the rows'
             own scores, whatever they are calibrated to.
-        matches: What `match` gives for these rows, where it is known already.
+        matches: What `both_matches` gives for these rows, where it is known already.
         weight: (N,) how often each row counts (a bootstrap); None = once.
 
     Returns:
         The errors.
     """
-    found = match(detections, truth) if matches is None else matches
+    found, half = both_matches(detections, truth) if matches is None else matches
     rows = found.counted
     value = np.asarray(detections.score if score is None else score, np.float64)[rows]
     class_id = detections.class_id[rows]
-    right = found.quality[rows] > 0
+    right = half.quality[rows] > 0
     counts = None if weight is None else weight[rows]
     precision = reliability(value, right, DECE_BINS, weight=counts)
     quality = reliability(value, found.quality[rows], DECE_BINS, weight=counts)

@@ -9,17 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from composition.confirmation import CONFIDENT, Confirmations
 from composition.detections import Detections
 from composition.domain_alarm import DomainCheck, ScoreProfile, check_domain
+from composition.filtering import Thresholds
 from composition.matching import Objects, match
-from composition.pool_sums import BINS, CONFIDENT, PoolSums
+from composition.pseudo_labels import IGNORE, POSITIVE, PseudoLabels
+from composition.statistics import BINS, RAW_BINS, Statistics
 
 DIAGNOSIS_VERSION = 1
+HALF = np.array([0.5])
 MINIMUM_BOXES = 20
 """With fewer positive boxes a class is called thin: a student hardly learns it."""
 LOW_AGREEMENT = 0.3
 """Below this share of confirmed confident boxes a teacher stands alone."""
 _MIDDLES = (np.arange(BINS) + 0.5) / BINS
+_CONFIDENT_BIN = round(CONFIDENT * RAW_BINS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,9 @@ class ClassDiagnosis:
         images: Images with a fused box.
         positives: Fused boxes kept as labels.
         ignored: Fused boxes between the thresholds.
-        keep: Score from which a fused box is a label.
-        ignore: Score from which it is an ignore region.
+        keep: Score from which a fused box is a label; None where no rule could decide.
+        ignore: Score from which it is an ignore region; None likewise.
+        reason: The rule that chose the thresholds.
         expected_precision: Mean fused score of the positives. With scores that
             `composition.calibration` made this is the precision to expect,
             averaged over COCO's ten IoU thresholds (at IoU 0.5 alone it is
@@ -94,8 +100,9 @@ class ClassDiagnosis:
     images: int
     positives: int
     ignored: int
-    keep: float
-    ignore: float
+    keep: float | None
+    ignore: float | None
+    reason: str = ""
     expected_precision: float | None = None
     confirmed: float | None = None
     quality: LabelQuality | None = None
@@ -132,8 +139,8 @@ class Diagnosis:
         classes: One per union class, in order.
         asked: (T, T) confident boxes of the row's teacher that the column's could confirm.
         agreement: (T, T) share of them that it confirms; NaN where none was asked.
-        raw: (T, B) boxes of each teacher by raw score, in equal bins of [0, 1].
-        fused: (B,) fused boxes by score.
+        raw: (T, `RAW_BINS`) boxes of each teacher by raw score, in equal bins of [0, 1].
+        fused: (`BINS`,) fused boxes by score.
         calibrated: Whether fused scores are calibrated probabilities.
         domain: Teacher name to the check against its own validation; a teacher
             without a score profile is missing.
@@ -172,7 +179,7 @@ class Diagnosis:
                 {
                     "name": name,
                     "boxes": int(self.raw[t].sum()),
-                    "confident": int(self.raw[t, round(CONFIDENT * BINS) :].sum()),
+                    "confident": int(self.raw[t, _CONFIDENT_BIN:].sum()),
                     "confirmed": _rounded(self.confirmed[name]),
                     "domain": self.domain[name].to_dict() if name in self.domain else None,
                     "scores": self.raw[t].tolist(),
@@ -194,76 +201,119 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else round(value, 4)
 
 
+@dataclass(frozen=True, slots=True)
+class LabelCounts:
+    """Sums over pseudo-labels of C classes; parts add up to the whole.
+
+    Attributes:
+        positives: (C,) int64.
+        ignored: (C,) int64.
+        weight: (C,) float64, sum of the weights of the positives.
+    """
+
+    positives: NDArray[np.int64]
+    ignored: NDArray[np.int64]
+    weight: NDArray[np.float64]
+
+    def __add__(self, other: LabelCounts) -> LabelCounts:
+        return LabelCounts(
+            self.positives + other.positives, self.ignored + other.ignored, self.weight + other.weight
+        )
+
+
+def count_labels(labels: PseudoLabels, num_classes: int) -> LabelCounts:
+    """The sums of a table of pseudo-labels."""
+    positive = labels.kind == POSITIVE
+    return LabelCounts(
+        np.bincount(labels.class_id[positive], minlength=num_classes),
+        np.bincount(labels.class_id[labels.kind == IGNORE], minlength=num_classes),
+        np.bincount(labels.class_id[positive], labels.weight[positive], num_classes).astype(np.float64),
+    )
+
+
+def foreseen_labels(statistics: Statistics, thresholds: Thresholds) -> LabelCounts:
+    """The sums before there are labels, from the histograms; thresholds count as edges of their bins."""
+    # nothing is kept of a class that no rule could decide
+    keep, ignore = (
+        np.where(thresholds.decided, limit, 2.0) for limit in (thresholds.keep, thresholds.ignore)
+    )
+    edges = np.ceil(keep * BINS)[:, None] <= np.arange(BINS)
+    kept = statistics.scores * edges
+    reach = statistics.scores * (np.ceil(ignore * BINS)[:, None] <= np.arange(BINS))
+    positives = kept.sum(axis=1)
+    return LabelCounts(positives, reach.sum(axis=1) - positives, kept @ _MIDDLES)
+
+
 def diagnose(
-    sums: PoolSums,
+    statistics: Statistics,
+    confirmations: Confirmations,
     classes: Sequence[str],
     teachers: Sequence[str],
     coverage: NDArray[np.bool_],
-    keep: NDArray[np.float64],
-    ignore: NDArray[np.float64],
+    thresholds: Thresholds,
     *,
     calibrated: bool,
+    labels: LabelCounts | None = None,
     profiles: Mapping[str, tuple[ScoreProfile | None, ScoreProfile]] | None = None,
     quality: Mapping[int, LabelQuality] | None = None,
 ) -> Diagnosis:
     """Puts the sums of a pool and its thresholds into words and figures.
 
     Args:
-        sums: Of all shards.
+        statistics: Of all shards.
+        confirmations: Of all shards.
         classes: (C,) names of the union classes.
         teachers: (T,) names.
         coverage: (C, T) bool, who can see which class.
-        keep: (C,) fused score from which a box is a label. Counted in bins of
-            1 / `BINS`: other thresholds are rounded to the nearest edge.
-        ignore: (C,) fused score from which it is an ignore region; not above ``keep``.
+        thresholds: Of the fused scores.
         calibrated: Whether fused scores are calibrated probabilities.
+        labels: Counts of the pseudo-labels, where they were made already; None:
+            foreseen from the statistics and the thresholds.
         profiles: Teacher name to its score profiles: on its own validation
             images (None if it has none), and on the pool.
         quality: Union class id to its figures against human labels.
     """
+    counts = foreseen_labels(statistics, thresholds) if labels is None else labels
+    asked, confirmed = (part.sum(axis=(0, 1)) for part in (confirmations.asked, confirmations.confirmed))
+    raw = statistics.raw.sum(axis=2)
+    sure = statistics.raw[:, :, _CONFIDENT_BIN:].sum(axis=2)
+    fused = statistics.boxes
     rows = []
-    confirmed, asked = _by_class(sums)
-    lowest, kept = (np.clip(np.rint(limit * BINS).astype(int), 0, BINS) for limit in (ignore, keep))
     for c, name in enumerate(classes):
-        experts = [t for t in range(len(teachers)) if coverage[c, t]]
-        positive = sums.fused[c, kept[c] :]
-        count = int(positive.sum())
-        expected = float(positive @ _MIDDLES[kept[c] :] / count) if count and calibrated else None
+        experts = np.flatnonzero(coverage[c]).tolist()
+        count = int(counts.positives[c])
+        decided = bool(thresholds.decided[c])
         rows.append(
             ClassDiagnosis(
-                name,
-                {teachers[t]: int(sums.raw[t, c].sum()) for t in experts},
-                {teachers[t]: int(sums.raw[t, c, round(CONFIDENT * BINS) :].sum()) for t in experts},
-                int(sums.fused[c].sum()),
-                int(sums.seen[c]),
-                count,
-                int(sums.fused[c, lowest[c] : kept[c]].sum()),
-                float(keep[c]),
-                float(ignore[c]),
-                expected,
-                float(confirmed[c] / asked[c]) if asked[c] else None,
-                (quality or {}).get(c),
+                name=name,
+                boxes={teachers[t]: int(raw[t, c]) for t in experts},
+                confident={teachers[t]: int(sure[t, c]) for t in experts},
+                fused=int(fused[c]),
+                images=int(statistics.class_images[c]),
+                positives=count,
+                ignored=int(counts.ignored[c]),
+                keep=float(thresholds.keep[c]) if decided else None,
+                ignore=float(thresholds.ignore[c]) if decided else None,
+                reason=thresholds.reason[c],
+                expected_precision=float(counts.weight[c]) / count if count and calibrated else None,
+                confirmed=float(confirmed[c] / asked[c]) if asked[c] else None,
+                quality=(quality or {}).get(c),
             )
         )
-    pairs = sums.asked.sum(axis=2)
-    share = np.divide(sums.confirmed.sum(axis=2), pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
+    pairs, hits = (part.sum(axis=2) for part in (confirmations.asked, confirmations.confirmed))
     return Diagnosis(
-        int(sums.images),
-        tuple(teachers),
-        tuple(rows),
-        pairs,
-        share,
-        sums.raw.sum(axis=1),
-        sums.fused.sum(axis=0),
-        calibrated,
-        {name: check_domain(own, pool) for name, (own, pool) in (profiles or {}).items() if own is not None},
-        dict(profiles or {}),
-        together(quality) if quality else None,
+        images=statistics.images,
+        teachers=tuple(teachers),
+        classes=tuple(rows),
+        asked=pairs,
+        agreement=np.divide(hits, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0),
+        raw=statistics.raw.sum(axis=1),
+        fused=statistics.scores.sum(axis=0),
+        calibrated=calibrated,
+        domain={name: check_domain(own, pool) for name, (own, pool) in (profiles or {}).items() if own},
+        profiles=dict(profiles or {}),
+        quality=together(quality) if quality else None,
     )
-
-
-def _by_class(sums: PoolSums) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return sums.confirmed.sum(axis=(0, 1)), sums.asked.sum(axis=(0, 1))
 
 
 def label_quality(labels: Detections, truth: Objects, num_classes: int) -> dict[int, LabelQuality]:
@@ -277,9 +327,9 @@ def label_quality(labels: Detections, truth: Objects, num_classes: int) -> dict[
     Returns:
         Class id to its figures, for classes with a pseudo-label or an object.
     """
-    found = match(labels, truth)
+    found, half = match(labels, truth), match(labels, truth, HALF)
     positives = np.bincount(labels.class_id[found.counted], minlength=num_classes)
-    right = np.bincount(labels.class_id[found.counted & (found.quality > 0)], minlength=num_classes)
+    right = np.bincount(labels.class_id[found.counted & (half.quality > 0)], minlength=num_classes)
     shares = np.bincount(labels.class_id[found.counted], found.quality[found.counted], num_classes)
     objects = np.bincount(truth.class_id[~truth.crowd], minlength=num_classes)
     return {

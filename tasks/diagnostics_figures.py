@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -34,6 +35,7 @@ _PALE = "#c3c9d1"
 _BLUES = LinearSegmentedColormap.from_list("blues", ["#f6f8fc", "#93b4f5", ACCENT, "#1e3a8a"])
 _LINES = 40
 _SHOWN = 120
+_BARS = 32  # divides the bins of raw and of fused scores
 _TITLES = {
     "best_score": "best score of an image",
     "mean_score": "mean score of an image",
@@ -53,6 +55,7 @@ def classes(diagnosis: Diagnosis) -> Figure | None:
     if not rows:
         return None
     rows = rows if len(rows) <= _SHOWN else [*rows[: _SHOWN // 2], *rows[-_SHOWN // 2 :]]
+    most = max(max(one.positives + one.ignored, *one.confident.values(), 0) for one in rows)
     blocks = -(-len(rows) // _LINES)
     lines = -(-len(rows) // blocks)
     shares = diagnosis.calibrated or diagnosis.quality is not None
@@ -62,7 +65,7 @@ def classes(diagnosis: Diagnosis) -> Figure | None:
     for block in range(blocks):
         part = rows[block * lines : (block + 1) * lines]
         counts = grid[block * panels]
-        _counts(counts, part, lines, diagnosis.teachers, max(one.fused for one in rows))
+        _counts(counts, part, lines, diagnosis.teachers, most)
         if shares:
             _shares(grid[block * panels + 1], part, lines, diagnosis)
     handles = dict(zip(*reversed(grid[0].get_legend_handles_labels()), strict=True))
@@ -81,6 +84,7 @@ def classes(diagnosis: Diagnosis) -> Figure | None:
 
 def _lines(axes: Axes, rows: Sequence[ClassDiagnosis], lines: int, *, named: bool) -> None:
     axes.set_yticks(range(len(rows)), short([one.name for one in rows], 16) if named else [""] * len(rows))
+    axes.grid(axis="y", lw=0.5)
     axes.set_ylim(lines - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
@@ -100,7 +104,7 @@ def _counts(
     colors = teacher_colors(teachers)
     for name in teachers:
         values = [one.confident.get(name, np.nan) for one in rows]
-        axes.scatter(values, places, 15, marker="|", color=colors[name], lw=1.6, label=name, zorder=2)
+        axes.scatter(values, places, 34, marker="|", color=colors[name], lw=1.6, label=name, zorder=2)
     axes.scatter(positives, places, 26, color=ACCENT, label="positive labels", zorder=3)
     axes.set_xscale("symlog", linthresh=1, linscale=0.4)
     axes.set_xlim(-0.3, max(most, 10 * MINIMUM_BOXES) * 1.3)
@@ -188,18 +192,24 @@ def scores(diagnosis: Diagnosis) -> Figure | None:
     for axes, (name, counts) in zip(grid.flat, panels, strict=False):
         _histogram(axes, name, counts, colors.get(name, KEPT))
     _thresholds(grid.flat[len(panels) - 1], diagnosis)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for axes in grid[-1]:
-        axes.set_xlabel("score")
+    _trim(grid, len(panels), "score")
     for row in grid:
         row[0].set_ylabel("boxes (log)")
     return figure
 
 
+def _trim(grid: NDArray[Any], used: int, label: str) -> None:
+    """Hides the panels beyond those used; the lowest of each column names its axis."""
+    columns = grid.shape[1]
+    for place, axes in enumerate(grid.flat):
+        axes.set_visible(place < used)
+        if place < used <= place + columns:
+            axes.set_xlabel(label)
+            axes.tick_params(labelbottom=True)
+
+
 def _histogram(axes: Axes, name: str, counts: NDArray[np.int64], color: str) -> None:
-    # two bins a bar: a hundred bars on a small panel are noise
-    pairs = counts.reshape(-1, 2).sum(axis=1)
+    pairs = counts.reshape(_BARS, -1).sum(axis=1)
     edges = np.linspace(0, 1, len(pairs) + 1)
     axes.bar(edges[:-1], pairs, np.diff(edges), align="edge", color=color, lw=0.3, ec="w")
     axes.set_yscale("log")
@@ -213,11 +223,13 @@ def _histogram(axes: Axes, name: str, counts: NDArray[np.int64], color: str) -> 
 
 def _thresholds(axes: Axes, diagnosis: Diagnosis) -> None:
     # a class without an expert has thresholds, but no boxes that they could part
-    used = [one for one in diagnosis.classes if one.fused] or list(diagnosis.classes)
+    used = [one for one in diagnosis.classes if one.fused]
     for limits, color, text in (
-        ([one.ignore for one in used], INK, "ignored"),
-        ([one.keep for one in used], ACCENT, "kept"),
+        ([one.ignore for one in used if one.ignore is not None], INK, "ignored"),
+        ([one.keep for one in used if one.keep is not None], ACCENT, "kept"),
     ):
+        if not limits:
+            continue
         low, high = min(limits), max(limits)
         axes.axvline(low, color=color, lw=1.4)
         if high > low:
@@ -257,13 +269,14 @@ def _teacher_domain(
         axes.fill_between(values, one, two, step="post", color=color, alpha=0.12, lw=0)
         axes.step(values, one, where="post", color=FAINT, lw=1.4, label="its own validation images")
         axes.step(values, two, where="post", color=color, lw=1.8, ls=(0, (5, 1.5)), label="these images")
-        axes.set_title(f"distance {shift.distance:.2f}", loc="right", color=color, weight="normal", size=9)
+        axes.annotate(f"distance {shift.distance:.2f}", (0.98, 0.06), xycoords="axes fraction", ha="right",
+                      color=color, weight="bold")  # fmt: skip
         axes.set_ylim(0, 1.02)
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
         axes.grid()
     verdict = {"alarm": "alarm", "alike": "alike"}[check.verdict]
-    row[0].set_title(f"{short([name], 22)[0]}: {verdict}", color=_ALARM if verdict == "alarm" else INK)
+    row[0].set_title(f"{short([name], 34)[0]}: {verdict}", color=_ALARM if verdict == "alarm" else INK)
     row[0].set_ylabel("images (%)")
 
 
@@ -293,10 +306,7 @@ def reliability(curves: Mapping[str, Mapping[str, Reliability]], target: str) ->
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.grid()
-    for axes in grid.flat[len(curves) :]:
-        axes.set_visible(False)
-    for axes in grid[-1]:
-        axes.set_xlabel("score")
+    _trim(grid, len(curves), "score")
     for row in grid:
         row[0].set_ylabel(target)
     legend(figure, grid[0, 0])

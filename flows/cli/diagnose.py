@@ -13,6 +13,10 @@ from tasks.home import Home
 
 if TYPE_CHECKING:
     from composition.diagnostics import ClassDiagnosis, Diagnosis
+    from composition.filtering import Rule
+
+
+_SHOWN = 25
 
 
 def diagnose(
@@ -27,10 +31,19 @@ def diagnose(
         Path | None, typer.Option(help="COCO file with a few labelled images to calibrate on.")
     ] = None,
     calibrate_images: Annotated[int, typer.Option(min=1, help="How many of them to use.")] = 100,
-    keep: Annotated[float, typer.Option(min=0, max=1, help="Fused score from which a box is a label.")] = 0.4,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Fused score from which a box is a label, for every class. Default: chosen class by class, "
+            "from the expected count with --calibrate-on, else where the scores have two modes.",
+        ),
+    ] = None,
     ignore: Annotated[
-        float, typer.Option(min=0, max=1, help="Fused score from which it is at least an ignore region.")
-    ] = 0.2,
+        float | None,
+        typer.Option(min=0, max=1, help="Fused score from which it is an ignore region; only with --keep."),
+    ] = None,
     label_space: Annotated[
         Path | None, typer.Option(help="A label space file; default: from the names.")
     ] = None,
@@ -39,8 +52,6 @@ def diagnose(
     as_json: JsonOption = False,
 ) -> None:
     """Show, before any training, what teachers would teach on a pool of images."""
-    import numpy as np
-
     from composition.fusion.expert import Expert
     from flows.plan import make_label_space
     from flows.recipe import LabelSpaceSettings
@@ -49,10 +60,7 @@ def diagnose(
     from tasks.evaluate import load_dataset
     from tasks.image_index import list_images
 
-    if ignore > keep:
-        raise UserError(
-            f"--ignore {ignore} is above --keep {keep}", "A box is ignored below the score that keeps it."
-        )
+    rule = _rule(keep, ignore, calibrated=calibrate_on is not None)
     home = Home.default()
     found = [teachers.find(home, name) for name in teacher]
     space = make_label_space(LabelSpaceSettings(file=label_space), found)
@@ -66,8 +74,7 @@ def diagnose(
         space,
         load_dataset(images, limit=limit) if labelled else list_images(images, limit=limit),
         fusing,
-        np.full(len(space.classes), keep),
-        np.full(len(space.classes), ignore),
+        rule,
         calibrated=calibrate_on is not None,
     )
     files = write_diagnosis(out, diagnosis) if out else []
@@ -77,6 +84,17 @@ def diagnose(
     _print(diagnosis)
     for file in files:
         typer.echo(str(file))
+
+
+def _rule(keep: float | None, ignore: float | None, *, calibrated: bool) -> Rule:
+    from composition.filtering import ExpectedCount, Fixed, Mixture
+
+    if keep is not None:
+        return Fixed(keep, keep if ignore is None else ignore)
+    if ignore is not None:
+        raise UserError("--ignore needs --keep", "Give both, or neither.")
+    # of a class that cannot be decided only the surest boxes are taken
+    return (ExpectedCount() if calibrated else Mixture()) | Fixed(0.5, 0.3)
 
 
 def _print(diagnosis: Diagnosis) -> None:
@@ -98,11 +116,12 @@ def _print(diagnosis: Diagnosis) -> None:
     )
     shown = sorted((one for one in diagnosis.classes if one.fused), key=lambda one: -one.positives)
     measured = diagnosis.quality is not None
-    columns = ["class", "fused", "labels", "ignored", "confirmed %", "expected %"]
+    columns = ["class", "labels", "ignored", "agree %", "expect %"]
+    hidden = len(shown) - _SHOWN
     print_table(
-        "Classes",
-        [*columns, *(("precision %", "recall %", "AP") if measured else ()), "verdict"],
-        [_row(one, measured=measured) for one in shown],
+        "Classes" if hidden <= 0 else f"The {_SHOWN} classes with most labels; {hidden} more with --json",
+        [*columns, *(("prec. %", "recall %", "AP") if measured else ())],
+        [_row(one, measured=measured) for one in shown[:_SHOWN]],
     )
     for line in warnings(diagnosis):
         typer.echo(f"! {line}")
@@ -121,13 +140,11 @@ def _row(one: ClassDiagnosis, *, measured: bool) -> list[str]:
     )
     return [
         one.name,
-        f"{one.fused:,}",
         f"{one.positives:,}",
         f"{one.ignored:,}",
         _percent(one.confirmed),
         _percent(one.expected_precision),
         *figures,
-        one.verdict,
     ]
 
 
