@@ -33,6 +33,7 @@ from tasks.report_figures import (
 _ALARM = "#c2410c"
 _PALE = "#c3c9d1"
 _BLUES = LinearSegmentedColormap.from_list("blues", ["#f6f8fc", "#93b4f5", ACCENT, "#1e3a8a"])
+_PAPER: dict[str, Any] = {"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85}
 _LINES = 40
 _SHOWN = 120
 _BARS = 32  # divides the bins of raw and of fused scores
@@ -68,9 +69,11 @@ def classes(diagnosis: Diagnosis) -> Figure | None:
         _counts(counts, part, lines, diagnosis.teachers, most)
         if shares:
             _shares(grid[block * panels + 1], part, lines, diagnosis)
-    handles = dict(zip(*reversed(grid[0].get_legend_handles_labels()), strict=True))
-    if shares:
-        handles |= dict(zip(*reversed(grid[1].get_legend_handles_labels()), strict=True))
+    handles: dict[str, Any] = {}
+    for axes in grid[:panels]:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    # what the labels are comes first, who would have given them last
+    handles = {name: handles[name] for name in sorted(handles, key=lambda name: name in diagnosis.teachers)}
     figure.legend(
         list(handles.values()),
         list(handles),
@@ -100,7 +103,7 @@ def _counts(
     places = np.arange(len(rows))
     positives = np.array([one.positives for one in rows])
     reach = np.array([one.positives + one.ignored for one in rows])
-    axes.hlines(places, positives, reach, color=_PALE, lw=5, label="ignored", zorder=1)
+    axes.hlines(places, positives, reach, color=_PALE, lw=5, label="ignored besides", zorder=1)
     colors = teacher_colors(teachers)
     for name in teachers:
         values = [one.confident.get(name, np.nan) for one in rows]
@@ -111,7 +114,7 @@ def _counts(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.axvline(MINIMUM_BOXES, color=_ALARM, lw=0.9, ls=(0, (4, 3)), label=f"{MINIMUM_BOXES} labels")
-    axes.set_xlabel("boxes (log)")
+    axes.set_xlabel("boxes (log); ticks: confident boxes")
     _lines(axes, rows, lines, named=True)
 
 
@@ -222,7 +225,7 @@ def _histogram(axes: Axes, name: str, counts: NDArray[np.int64], color: str) -> 
 
 
 def _thresholds(axes: Axes, diagnosis: Diagnosis) -> None:
-    # a class without an expert has thresholds, but no boxes that they could part
+    # the median over the classes, and from where to where; a class without boxes parts none
     used = [one for one in diagnosis.classes if one.fused]
     for limits, color, text in (
         ([one.ignore for one in used if one.ignore is not None], INK, "ignored"),
@@ -230,15 +233,12 @@ def _thresholds(axes: Axes, diagnosis: Diagnosis) -> None:
     ):
         if not limits:
             continue
-        low, high = min(limits), max(limits)
-        axes.axvline(low, color=color, lw=1.4)
-        if high > low:
-            axes.axvspan(low, high, color=color, alpha=0.1, lw=0)
-            axes.axvline(high, color=color, lw=1.4)
-        span = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
-        place = (1, 0.97 if color == ACCENT else 0.86)
-        axes.annotate(f"{text} from {span}", place, xycoords="axes fraction", ha="right", va="top",
-                      color=color, size=8)  # fmt: skip
+        low, middle, high = np.quantile(limits, [0, 0.5, 1]).tolist()
+        axes.axvline(middle, color=color, lw=1.4)
+        place = 0.97 if color == ACCENT else 0.85
+        span = "" if high - low < 0.005 else f" ({low:.2f} to {high:.2f})"
+        axes.annotate(f"{text} ≥ {middle:.2f}{span}", (0.99, place), xycoords="axes fraction", ha="right",
+                      va="top", color=color, size=7.5, bbox=_PAPER)  # fmt: skip
 
 
 def domain(diagnosis: Diagnosis) -> Figure | None:
@@ -270,9 +270,11 @@ def _teacher_domain(
         axes.step(values, one, where="post", color=FAINT, lw=1.4, label="its own validation images")
         axes.step(values, two, where="post", color=color, lw=1.8, ls=(0, (5, 1.5)), label="these images")
         axes.annotate(f"distance {shift.distance:.2f}", (0.98, 0.06), xycoords="axes fraction", ha="right",
-                      color=color, weight="bold")  # fmt: skip
+                      color=color, weight="bold", bbox=_PAPER)  # fmt: skip
         axes.set_ylim(0, 1.02)
-        axes.set_xlim(left=0)
+        # the long tail of a few crowded images would squeeze the rest
+        most = int(np.searchsorted(np.minimum(one, two), 0.995)) if feature == "boxes" else 1
+        axes.set_xlim(0, max(most, 1) * 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
         axes.grid()
     verdict = {"alarm": "alarm", "alike": "alike"}[check.verdict]

@@ -120,7 +120,7 @@ def _print(diagnosis: Diagnosis) -> None:
     hidden = len(shown) - _SHOWN
     print_table(
         "Classes" if hidden <= 0 else f"The {_SHOWN} classes with most labels; {hidden} more with --json",
-        [*columns, *(("prec. %", "recall %", "AP") if measured else ())],
+        [*columns, *(("true %", "prec50", "recall50", "AP") if measured else ())],
         [_row(one, measured=measured) for one in shown[:_SHOWN]],
     )
     for line in warnings(diagnosis):
@@ -131,6 +131,7 @@ def _row(one: ClassDiagnosis, *, measured: bool) -> list[str]:
     quality = one.quality
     figures = (
         [
+            _percent(quality.mean_quality if quality else None),
             _percent(quality.precision if quality else None),
             _percent(quality.recall if quality else None),
             f"{quality.ap:.1f}" if quality and quality.ap is not None else "-",
