@@ -49,6 +49,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.ensembles
 	$(BIN)/python -m benchmarks.discovery
 	$(BIN)/python -m benchmarks.fusion
+	$(BIN)/python -m benchmarks.pseudo_labels
 
 lock: $(READY)
 	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools

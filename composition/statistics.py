@@ -151,27 +151,27 @@ def statistics_of(
             "Give the tables that were fused and the coverage of the same label space.",
         )
     rows = fused.detections
-    pairs = np.unique(np.stack([rows.image_id, rows.class_id.astype(np.int64)]), axis=1)
-    with_box = len(np.unique(pairs[0]))
-    if with_box > images:
+    seen, image = np.unique(rows.image_id, return_inverse=True)
+    if len(seen) > images:
         raise UserError(
-            f"statistics: {with_box} images have boxes, but the shard has {images}",
+            f"statistics: {len(seen)} images have boxes, but the shard has {images}",
             "Count all images of the shard.",
         )
     mass = np.rint(rows.score.astype(np.float64) * UNIT).astype(np.int64)
-    present = ((fused.teachers[:, None] >> np.arange(teachers)) & 1).astype(np.int64)
-    sees = coverage[rows.class_id].astype(np.int64)
+    # teachers in rows: sums run along memory
+    present = ((fused.teachers >> np.arange(teachers)[:, None]) & 1).astype(np.bool_)
+    sees = coverage.T[:, rows.class_id]
     return Statistics(
         images=images,
-        images_with_box=with_box,
-        class_images=np.bincount(pairs[1], minlength=classes),
+        images_with_box=len(seen),
+        class_images=np.bincount(np.unique(image * classes + rows.class_id) % classes, minlength=classes),
         scores=_histogram(rows, classes, BINS),
-        mass=_sums(rows.class_id, mass[:, None], classes)[:, 0],
-        members=_sums(rows.class_id, present, classes),
-        together=present.T @ present,
-        asked=present.T @ sees,
-        together_mass=(present * mass[:, None]).T @ present,
-        asked_mass=(present * mass[:, None]).T @ sees,
+        mass=_sums(rows.class_id, mass, classes),
+        members=np.stack([np.bincount(rows.class_id[part], minlength=classes) for part in present], axis=1),
+        together=_pairs(present, present, np.ones_like(mass)),
+        asked=_pairs(present, sees, np.ones_like(mass)),
+        together_mass=_pairs(present, present, mass),
+        asked_mass=_pairs(present, sees, mass),
         raw=np.stack([_histogram(part, classes, RAW_BINS) for part in tables]),
     )
 
@@ -183,10 +183,16 @@ def _histogram(rows: Detections, classes: int, bins: int) -> Ints:
 
 
 def _sums(class_id: NDArray[np.int32], values: Ints, classes: int) -> Ints:
-    """(C, K) sums per class of (N, K) integers; `numpy.bincount` would sum floats."""
-    total = np.zeros((classes, values.shape[1]), np.int64)
+    """(C,) sums of (N,) integers per class; `numpy.bincount` would sum floats."""
+    total = np.zeros(classes, np.int64)
     np.add.at(total, class_id, values)
     return total
+
+
+def _pairs(first: NDArray[np.bool_], second: NDArray[np.bool_], values: Ints) -> Ints:
+    """(T, T) sums of (N,) integers over the boxes of the first (T, N) at s and the second at t."""
+    rows = [values * part for part in first]
+    return np.array([[part[other].sum() for other in second] for part in rows], np.int64)
 
 
 def merge(first: Statistics, second: Statistics) -> Statistics:

@@ -3,12 +3,14 @@
 Example:
     >>> policy = ScoreThreshold(0.5, {3: 0.3}) & MinimumSize(4)
     >>> kept = apply(policy, detections)  # doctest: +SKIP
-    >>> rule = FBeta() | Mixture() | ExpectedCount() | Fixed(0.5, 0.3)
+    >>> rule = ExpectedF() | Fixed(0.5, 0.3)
     >>> kind = kinds(fused, rule.thresholds(statistics, labelled))  # doctest: +SKIP
 """
 
 from composition.filtering.expected_count import ExpectedCount
+from composition.filtering.expected_f import ExpectedF
 from composition.filtering.f_beta import FBeta
+from composition.filtering.labels import Labelled
 from composition.filtering.mixture import Mixture
 from composition.filtering.policies import (
     Both,
@@ -23,7 +25,6 @@ from composition.filtering.thresholds import (
     DROP,
     FirstThat,
     Fixed,
-    Labelled,
     Rule,
     Thresholds,
     from_dict,
@@ -34,6 +35,7 @@ __all__ = [
     "DROP",
     "Both",
     "ExpectedCount",
+    "ExpectedF",
     "FBeta",
     "FirstThat",
     "Fixed",

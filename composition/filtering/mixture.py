@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composition.errors import UserError
-from composition.filtering.thresholds import Floats, Labelled, Rule, Thresholds
+from composition.filtering.labels import LOGITS, Floats, Labelled, probabilities
+from composition.filtering.thresholds import Rule, Thresholds
 from composition.statistics import BINS, Statistics
 
 SEPARATION = 2.0
 """Ashman's D from which on two Gaussians are two modes (Ashman, Bird and Zepf, 1994)."""
 ITERATIONS = 200
-_CENTRES = (np.arange(BINS) + 0.5) / BINS
-LOGITS = np.log(_CENTRES / (1 - _CENTRES))
 _NARROWEST = 0.05  # of a component's variance; a single full bin must not draw it to 0
 
 
@@ -28,8 +27,10 @@ class Mixture(Rule):
     upper one is taken for the right boxes. A box is kept from the score on at
     which it belongs to the upper one with probability ``keep``, ignored from
     ``ignore`` on. A class is undecided if it has few boxes, if one Gaussian
-    explains them as well (Bayesian information criterion, Schwarz, 1978), or if
-    the two are not separate modes (`SEPARATION`).
+    explains them as well (Bayesian information criterion, Schwarz, 1978), if the
+    two are not separate modes (`SEPARATION`), or if the boxes that it would keep
+    are right with a mean probability under ``keep`` (ours): modes may as well
+    be two kinds of noise.
 
     Attributes:
         keep: Posterior probability, in (0, 1).
@@ -52,14 +53,15 @@ class Mixture(Rule):
 
     def thresholds(self, statistics: Statistics, labelled: Labelled | None = None) -> Thresholds:
         """See `Rule.thresholds`."""
-        rows = [self._class(histogram) for histogram in statistics.scores]
+        chance = probabilities(labelled)
+        rows = [self._class(histogram, chance) for histogram in statistics.scores]
         return Thresholds(
             np.array([row[0] for row in rows], np.float64),
             np.array([row[1] for row in rows], np.float64),
             tuple(row[2] for row in rows),
         )
 
-    def _class(self, histogram: NDArray[np.int64]) -> tuple[float, float, str]:
+    def _class(self, histogram: NDArray[np.int64], chance: Floats) -> tuple[float, float, str]:
         total = int(histogram.sum())
         if total < self.minimum:
             return np.nan, np.nan, f"mixture has {total} boxes"
@@ -67,8 +69,11 @@ class Mixture(Rule):
         if fitted is None or fitted.separation < SEPARATION:
             return np.nan, np.nan, "mixture finds one mode"
         upper = fitted.posterior()
-        keep, ignore = (_from(upper, share) / BINS for share in (self.keep, self.ignore))
-        return keep, ignore, "mixture"
+        keep, ignore = _from(upper, self.keep), _from(upper, self.ignore)
+        kept = histogram[keep:]
+        if kept @ chance[keep:] < self.keep * kept.sum():
+            return np.nan, np.nan, "mixture finds modes of noise"
+        return keep / BINS, ignore / BINS, "mixture"
 
 
 def _from(posterior: Floats, share: float) -> int:
@@ -102,7 +107,7 @@ class TwoGaussians:
         With unequal variances the wider component wins again far out; a higher
         score is never less of a right box, so the posterior is held.
         """
-        first, second = _logs(np.array(self.mean), np.array(self.variance), np.array(self.share))
+        first, second = _logs(LOGITS, np.array(self.mean), np.array(self.variance), np.array(self.share))
         upper = 1 / (1 + np.exp(np.clip(first - second, -500, 500)))
         mode = int(np.searchsorted(LOGITS, self.mean[1]))
         upper[mode:] = np.maximum.accumulate(upper[mode:])
@@ -115,15 +120,17 @@ def fit(weight: Floats) -> TwoGaussians | None:
     Args:
         weight: (`BINS`,) counts.
     """
+    used = np.flatnonzero(weight)
+    weight, logits = weight[used], LOGITS[used]
     total = weight.sum()
-    middle = float(weight @ LOGITS / total)
-    spread = float(weight @ (LOGITS - middle) ** 2 / total) + _NARROWEST
-    one = weight @ _logs(np.array([middle]), np.array([spread]), np.ones(1))[0]
+    middle = float(weight @ logits / total)
+    spread = float(weight @ (logits - middle) ** 2 / total) + _NARROWEST
+    one = weight @ _logs(logits, np.array([middle]), np.array([spread]), np.ones(1))[0]
     mean: Floats = middle + np.sqrt(spread) * np.array([-1.0, 1.0])
     variance, share = np.full(2, spread), np.full(2, 0.5)
     likelihood = -np.inf
     for _ in range(ITERATIONS):
-        logs = _logs(mean, variance, share)
+        logs = _logs(logits, mean, variance, share)
         both = np.logaddexp(*logs)
         previous, likelihood = likelihood, float(weight @ both)
         if likelihood - previous < 1e-8 * total:
@@ -131,8 +138,8 @@ def fit(weight: Floats) -> TwoGaussians | None:
         duty = np.exp(logs - both) * weight
         mass = np.maximum(duty.sum(axis=1), 1e-9)
         share = mass / mass.sum()
-        mean = duty @ LOGITS / mass
-        variance = (duty * (LOGITS - mean[:, None]) ** 2).sum(axis=1) / mass + _NARROWEST
+        mean = duty @ logits / mass
+        variance = (duty * (logits - mean[:, None]) ** 2).sum(axis=1) / mass + _NARROWEST
     # three more numbers are to be paid for
     if likelihood - one <= 1.5 * np.log(total):
         return None
@@ -144,10 +151,10 @@ def _pair(values: Floats) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _logs(mean: Floats, variance: Floats, share: Floats) -> Floats:
-    """(K, `BINS`) log of share times density."""
+def _logs(logits: Floats, mean: Floats, variance: Floats, share: Floats) -> Floats:
+    """(K, M) log of share times density of K components at M logits."""
     return np.asarray(
         np.log(share)[:, None]
         - 0.5 * np.log(2 * np.pi * variance)[:, None]
-        - 0.5 * (LOGITS - mean[:, None]) ** 2 / variance[:, None]
+        - 0.5 * (logits - mean[:, None]) ** 2 / variance[:, None]
     )

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from composition.detections import Detections
 from composition.errors import UserError
+from composition.filtering.labels import Floats, Labelled
 from composition.fusion.base import Fused
-from composition.matching import Objects
 from composition.pseudo_labels import IGNORE, POSITIVE
 from composition.statistics import Statistics
 
 DROP: Final = -1
 """Kind of a box that is background."""
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """A few labelled images, for the rules that learn from labels.
-
-    Attributes:
-        detections: The fused boxes on them, fused as those that the thresholds are for.
-        truth: Their labels, in the union classes.
-        covered: (C,) bool, the classes that the labels cover; of the others
-            nothing is known to be wrong.
-    """
-
-    detections: Detections
-    truth: Objects
-    covered: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +35,9 @@ class Thresholds:
     reason: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        known = ~np.isnan(self.keep)
-        keep, ignore = self.keep[known], self.ignore[known]
         if not self.keep.shape == self.ignore.shape == (len(self.reason),):
             raise ValueError("thresholds: keep, ignore and reason differ in length")
+        keep, ignore = self.keep[self.decided], self.ignore[self.decided]
         if np.isnan(ignore).any() or not ((ignore >= 0) & (ignore <= keep) & (keep <= 1)).all():
             raise ValueError("thresholds: 0 <= ignore <= keep <= 1 does not hold")
 
@@ -76,6 +56,12 @@ class Thresholds:
             }
             for keep, ignore, reason in zip(self.keep, self.ignore, self.reason, strict=True)
         ]
+
+
+def undecided(reason: Sequence[str]) -> Thresholds:
+    """No thresholds for any class, and why."""
+    nothing = np.full(len(reason), np.nan)
+    return Thresholds(nothing, nothing, tuple(reason))
 
 
 def from_dict(rows: list[Mapping[str, Any]]) -> Thresholds:
@@ -136,9 +122,16 @@ def first_that(answers: list[Thresholds]) -> Thresholds:
         for class_id in np.flatnonzero(np.isnan(keep)):
             keep[class_id], ignore[class_id] = answer.keep[class_id], answer.ignore[class_id]
             decided = not np.isnan(keep[class_id])
-            before, now = reason[class_id], answer.reason[class_id]
-            reason[class_id] = f"{now}{':' if decided and ':' not in now else ';'} {before}"
+            reason[class_id] = _chained(reason[class_id], answer.reason[class_id], decided)
     return Thresholds(keep, ignore, tuple(reason))
+
+
+def _chained(before: str, now: str, decided: bool) -> str:
+    """Why nothing was decided before, set behind who decides now if somebody does."""
+    if not decided:
+        return f"{before}; {now}"
+    rule, colon, why = now.partition(": ")
+    return f"{rule}: {before}; {why}" if colon else f"{rule}: {before}"
 
 
 @dataclass(frozen=True)
