@@ -6,7 +6,7 @@ Every COCO and VOC teacher is profiled on ``coco/val.json`` (155 images) and hel
 against pools drawn from COCO training images and from cards, blood cells and
 fruits; and, as the harder question, against pools of COCO images that all show,
 or all lack, a person. Writes ``benchmarks/results/domain_alarm.json`` and ``.md``.
-Ten minutes on 2 cores, most of it inference.
+About half an hour on 2 busy cores.
 """
 
 from __future__ import annotations

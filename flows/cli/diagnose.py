@@ -120,7 +120,7 @@ def _print(diagnosis: Diagnosis) -> None:
     hidden = len(shown) - _SHOWN
     print_table(
         "Classes" if hidden <= 0 else f"The {_SHOWN} classes with most labels; {hidden} more with --json",
-        [*columns, *(("true %", "prec50", "recall50", "AP") if measured else ())],
+        [*columns, *(("true %", "prec %", "recall %", "AP") if measured else ())],
         [_row(one, measured=measured) for one in shown[:_SHOWN]],
     )
     for line in warnings(diagnosis):

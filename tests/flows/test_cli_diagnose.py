@@ -13,6 +13,8 @@ from composition.errors import UserError
 from flows.cli.main import app
 from tests.flows.conftest import TEACHERS
 
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
 
 def run(*words: str) -> str:
     return CliRunner().invoke(app, words, catch_exceptions=False).stdout
@@ -31,7 +33,7 @@ def test_it_shows_and_writes_what_would_be_taught(options: list[str], scenes: Pa
     pool = ["--images", str(scenes / "pool"), "--keep", "0.4", "--ignore", "0.2"]
     document: dict[str, Any] = json.loads(run(*options, *pool, "--json", "--out", str(tmp_path / "out")))
     assert document["images"] == 24
-    assert [one["name"] for one in document["classes"]] == [str(digit) for digit in range(10)]
+    assert [one["name"] for one in document["classes"]] == NAMES
     assert document["classes"][0]["keep"] == 0.4
     # eight images are too few to say anything by; the other teacher has no profile
     domain = [teacher["domain"] for teacher in document["teachers"]]
@@ -52,7 +54,7 @@ def test_it_measures_against_labels(options: list[str], scenes: Path) -> None:
     assert document["calibrated"]
     assert document["quality"]["precision"] > 0.5
     shown = run(*options, "--images", labelled, "--labelled")
-    assert "recall50" in shown
+    assert "recall" in shown
 
 
 def test_thresholds_that_contradict_each_other_are_refused(options: list[str], scenes: Path) -> None:
