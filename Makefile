@@ -49,6 +49,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.ensembles
 	$(BIN)/python -m benchmarks.discovery
 	$(BIN)/python -m benchmarks.fusion
+	$(BIN)/python -m benchmarks.calibration
+	$(BIN)/python -m benchmarks.domain_alarm
 	$(BIN)/python -m benchmarks.pseudo_labels
 
 lock: $(READY)

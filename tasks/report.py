@@ -19,7 +19,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
+from composition import diagnostics
 from composition.detections import Detections
+from tasks import diagnostics_figures
 from tasks import report_figures as figures
 from tasks.drawing import draw_detections, draw_ignored
 from tasks.report_data import Cell, Picture, ReportData, ResultRow
@@ -78,8 +80,23 @@ def render(report: ReportData) -> str:
             "scores": figures.score_histograms(report.scores),
             "training": figures.training(report.training),
         },
+        diagnosis=_diagnosis(report),
         colors=colors,
     )
+
+
+def _diagnosis(report: ReportData) -> dict[str, Any] | None:
+    if report.diagnosis is None:
+        return None
+    return {
+        "images": report.diagnosis.images,
+        "labels": sum(one.positives for one in report.diagnosis.classes),
+        "ignored": sum(one.ignored for one in report.diagnosis.classes),
+        "calibrated": report.diagnosis.calibrated,
+        "quality": report.diagnosis.quality,
+        "warnings": diagnostics.warnings(report.diagnosis),
+        "figures": diagnostics_figures.inline(report.diagnosis),
+    }
 
 
 def headline(results: Sequence[ResultRow]) -> list[dict[str, Any]]:

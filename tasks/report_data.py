@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composition.detections import Detections
+from composition.diagnostics import Diagnosis
 
 Role = Literal["teacher", "ensemble", "student", "baseline"]
 
@@ -109,6 +110,7 @@ class ReportData:
         coverage: Union class to teacher name to that teacher's own name for it.
         results: Rows in the order in which they are to be shown.
         results_note: On what they were measured.
+        diagnosis: What could be said before training.
         pseudo_labels: Class to source to number of boxes; a source is who
             agreed (``"low"``, ``"low + high"``) or ``"ignored"``.
         scores: Score histograms.
@@ -128,6 +130,7 @@ class ReportData:
     coverage: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     results: tuple[ResultRow, ...] = ()
     results_note: str = ""
+    diagnosis: Diagnosis | None = None
     pseudo_labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     scores: tuple[ScoreHistogram, ...] = ()
     training: tuple[TrainingPoint, ...] = ()

@@ -18,10 +18,10 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from tasks.report_data import ResultRow, ScoreHistogram, TrainingPoint
 
 INK, FAINT, GRID, ACCENT, KEPT = "#1f2937", "#6b7280", "#e5e7eb", "#2563eb", "#7ea6f7"
-_TEACHERS = ("#e8a33d", "#3fa796", "#a678c8", "#d9707e", "#8a9a3b", "#5b9bc9")
+TEACHER_COLORS = ("#e8a33d", "#3fa796", "#a678c8", "#d9707e", "#8a9a3b", "#5b9bc9")
 _ENSEMBLES = ("#9aa3af", "#6f7a88", "#c3c9d1")
 _AGREED = ("#2563eb", "#7ea6f7", "#1e3a8a", "#60a5fa", "#93b4f5")
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     # text stays text (searchable, in the page's font) and class names are never taken for formulas
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -45,13 +45,13 @@ _STYLE: dict[Any, Any] = {
 Maker = Callable[..., "Figure | None"]
 
 
-def _as_svg(make: Maker) -> Callable[..., Markup | None]:
+def as_svg(make: Maker) -> Callable[..., Markup | None]:
     """Draws in our style and turns the figure into text for the page."""
 
     @wraps(make)
     def svg(*arguments: Any) -> Markup | None:
         # the salt keeps ids of two figures on one page apart, and the bytes the same each time
-        with matplotlib.rc_context({**_STYLE, "svg.hashsalt": make.__name__}):
+        with matplotlib.rc_context({**STYLE, "svg.hashsalt": make.__name__}):
             figure = make(*arguments)
             if figure is None:
                 return None
@@ -75,13 +75,13 @@ def detector_colors(results: Sequence[ResultRow]) -> dict[str, str]:
         elif row.role == "baseline":
             colors[row.name] = "#111827"
         else:
-            shades = _TEACHERS if row.role == "teacher" else _ENSEMBLES
+            shades = TEACHER_COLORS if row.role == "teacher" else _ENSEMBLES
             colors[row.name] = shades[seen[row.role] % len(shades)]
             seen[row.role] += 1
     return colors
 
 
-@_as_svg
+@as_svg
 def per_class(results: Sequence[ResultRow], classes: Sequence[str]) -> Figure | None:
     """AP by class: grouped bars, or one line of dots a class when there are many."""
     rows = {row.name: row for row in results if row.per_class}
@@ -101,12 +101,12 @@ def _bars(rows: Mapping[str, ResultRow], shown: Sequence[str], colors: Mapping[s
     for index, (name, row) in enumerate(rows.items()):
         places = np.arange(len(shown)) + (index - (len(rows) - 1) / 2) * width
         axes.bar(places, _values(row, shown), width * 0.92, color=colors[name], label=name)
-    axes.set_xticks(range(len(shown)), _short(shown))
+    axes.set_xticks(range(len(shown)), short(shown))
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.55, len(shown) - 0.45)
     axes.set_ylabel("AP (%)")
     axes.grid(axis="y")
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -122,13 +122,13 @@ def _dots(rows: Mapping[str, ResultRow], shown: Sequence[str], colors: Mapping[s
             student = row.role == "student"
             size, order = (46, 3) if student else (26, 2)
             axes.scatter(_values(row, part), places, size, color=colors[name], label=name, zorder=order)
-        axes.set_yticks(places, _short(part))
+        axes.set_yticks(places, short(part))
         axes.set_ylim(lines - 0.4, -0.6)
         axes.set_xlabel("AP (%)")
         axes.tick_params(axis="y", length=0)
         axes.grid()
     grid[0].set_xlim(left=-2)
-    _legend(figure, grid[0])
+    legend(figure, grid[0])
     return figure
 
 
@@ -136,11 +136,13 @@ def _values(row: ResultRow, classes: Sequence[str]) -> list[float]:
     return [row.per_class.get(name, np.nan) for name in classes]
 
 
-def _short(names: Sequence[str], limit: int = 18) -> list[str]:
+def short(names: Sequence[str], limit: int = 18) -> list[str]:
+    """Names cut to so many letters."""
     return [name if len(name) <= limit else name[: limit - 1] + "…" for name in names]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes) -> None:
+    """Puts the legend of some axes above the whole figure."""
     handles, labels = axes.get_legend_handles_labels()
     # a legend of the figure: one of the axes would take its width from them
     figure.legend(
@@ -154,7 +156,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     )
 
 
-@_as_svg
+@as_svg
 def pseudo_labels(counts: Mapping[str, Mapping[str, int]], colors: Mapping[str, str]) -> Figure | None:
     """Boxes by class, stacked by who agreed on them; a lone teacher keeps its own colour."""
     sources = list(dict.fromkeys(source for by_source in counts.values() for source in by_source))
@@ -175,16 +177,16 @@ def pseudo_labels(counts: Mapping[str, Mapping[str, int]], colors: Mapping[str, 
         axes.annotate(
             f"{taught:,}", (end, place), (4, 0), textcoords="offset points", va="center", color=FAINT
         )
-    axes.set_yticks(range(len(counts)), _short(list(counts)))
+    axes.set_yticks(range(len(counts)), short(list(counts)))
     axes.set_ylim(len(counts) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("boxes")
     axes.grid(axis="x")
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
-@_as_svg
+@as_svg
 def score_histograms(histograms: Sequence[ScoreHistogram]) -> Figure | None:
     """Scores by teacher; what the thresholds keep is coloured."""
     shown = [histogram for histogram in histograms if any(histogram.counts)]
@@ -232,7 +234,7 @@ def _histogram(axes: Axes, histogram: ScoreHistogram) -> None:
         axes.set_title(f"kept from {span}", loc="right", color=ACCENT, weight="normal", size=9)
 
 
-@_as_svg
+@as_svg
 def training(points: Sequence[TrainingPoint]) -> Figure | None:
     """Loss, measured AP (if any) and learning rate over the epochs."""
     if not points:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from composition.errors import UserError
-from flows.cli import compose, ensemble, evaluate, label_space, predict, report, teacher, train
+from flows.cli import compose, diagnose, ensemble, evaluate, label_space, predict, report, teacher, train
 from flows.cli.doctor import doctor
 
 STOP_SECONDS = 10.0
@@ -30,6 +30,7 @@ app.add_typer(label_space.app, name="label-space")
 app.command("compose")(compose.compose)
 app.command("train")(train.train)
 app.command("ensemble")(ensemble.ensemble)
+app.command("diagnose")(diagnose.diagnose)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)

@@ -117,16 +117,27 @@ def evaluate(
     images: Annotated[Path, typer.Option(help="COCO file with labels.")],
     root: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    save_profile: Annotated[
+        bool,
+        typer.Option(
+            "--save-profile",
+            help="Keep the score profile on these images in the bundle: `diagnose` holds other images "
+            "against it. Its own validation images are the right ones.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a teacher on the classes that it shares with an annotated image set."""
     from tasks import evaluate as evaluation
-    from tasks import teachers
+    from tasks import score_profiles, teachers
 
     home = Home.default()
     found = teachers.find(home, teacher)
-    metrics = evaluation.evaluate_detector(home.store, found, evaluation.load_dataset(images, root, limit))
+    dataset = evaluation.load_dataset(images, root, limit)
+    metrics = evaluation.evaluate_detector(home.store, found, dataset)
     document = {"teacher": found.name, **metrics.to_dict()}
+    if save_profile:
+        score_profiles.save_profile(found, score_profiles.make_profile(home.store, found, dataset), dataset)
     if as_json:
         print_json(document)
         return
