@@ -8,6 +8,7 @@ ONNX's own operator, which knows classes and batches.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,11 +48,11 @@ class Suppression(torch.autograd.Function):
             pairs = (by_class > floor).nonzero()
             label, row = pairs.unbind(1)
             kept = batched_nms(corners[row], by_class[label, row], label, iou)
-            rank = torch.zeros(len(by_class), dtype=torch.int64)
-            for pair in pairs[kept].tolist():
-                if rank[pair[0]] < count:
-                    rank[pair[0]] += 1
-                    found.append([image, *pair])
+            taken: Counter[int] = Counter()
+            for of_class, place in pairs[kept].tolist():
+                if taken[of_class] < count:
+                    taken[of_class] += 1
+                    found.append([image, of_class, place])
         return torch.tensor(found, dtype=torch.int64).reshape(-1, 3)
 
     @staticmethod
@@ -83,9 +84,7 @@ class ExportedDetector(nn.Module):
         UserError: A head, a suppression or an input size that cannot be exported.
     """
 
-    def __init__(
-        self, model: Any, height: int, width: int, score_floor: float, max_detections: int
-    ) -> None:
+    def __init__(self, model: Any, height: int, width: int, score_floor: float, max_detections: int) -> None:
         super().__init__()
         self._check(model, height, width)
         self.model = model.eval()

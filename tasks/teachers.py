@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def find(home: Home, reference: str, *, base: Path | None = None, verify: bool =
         f"there is no teacher {reference!r}, neither by name nor as a bundle folder",
         f"{hint} Add one with `detcompose teacher add`.",
     )
+
+
+def find_student(home: Home, reference: str) -> Teacher:
+    """Looks a detector up, or the student of the finished composition of that name.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    record = home.reports / reference / "composition.json"
+    if bundle.NAME_PATTERN.fullmatch(reference) and record.is_file():
+        return find(home, json.loads(record.read_text())["bundle"])
+    return find(home, reference)
 
 
 def add(

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from composition.errors import UserError
-from flows.cli import compose, ensemble, evaluate, label_space, predict, report, teacher, train
+from flows.cli import compose, ensemble, evaluate, export, label_space, predict, report, teacher, train
 from flows.cli.doctor import doctor
 
 STOP_SECONDS = 10.0
@@ -31,6 +31,7 @@ app.command("compose")(compose.compose)
 app.command("train")(train.train)
 app.command("ensemble")(ensemble.ensemble)
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)
 app.command("doctor")(doctor)

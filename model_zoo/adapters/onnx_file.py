@@ -48,9 +48,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
             "Convert it: onnx.save(onnx.load(MODEL), NEW) without save_as_external_data.",
         )
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [
-        value for value in model.graph.input if value.name not in weights or value.name == IMAGE_SIZE
-    ]
+    inputs = [value for value in model.graph.input if value.name not in weights or value.name == IMAGE_SIZE]
     if len(inputs) != len(model.graph.input):
         del model.graph.input[:]
         model.graph.input.extend(inputs)
