@@ -31,18 +31,19 @@ from model_zoo.adapters.base import Detector, InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.images import BadImageError, read_rgb
 from model_zoo.profiling import Profile, profile
-from tasks.evaluate import Dataset, few_images
+from tasks.evaluate import Dataset, few_images, index_dataset, run_on_dataset
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
 
 COST_VERSION = 1
 COST_FILE = "cost.json"
+ENSEMBLE = "the teachers together"
 BATCH = 8
 IMAGES = 16
 WARM_UP = 3
 """Calls before the clock runs: memory is allocated and kernels are chosen in them."""
-SECONDS = 2.0
+SECONDS = 1.0
 """For each of the two batch sizes; at least `LEAST` calls are timed however long they take."""
 LEAST, MOST = 5, 200
 
@@ -198,9 +199,6 @@ def measure_cost(
     return draft.artifact
 
 
-measure = step(measure_cost, "speed", run_name="speed of {detector.name}")
-
-
 def load_cost(artifact: Artifact) -> Cost:
     """Reads what `measure_cost` wrote."""
     return cost_from_dict(json.loads(artifact.file(COST_FILE).read_text()))
@@ -272,3 +270,44 @@ def time_fusion(
         return fuser.fuse([spaces.map_detections(space, name, rows) for name, rows in found.items()])
 
     return time_calls(call, images, seconds).median
+
+
+def measure_costs(
+    store: Store,
+    dataset: Dataset,
+    teachers: Sequence[Teacher],
+    others: Sequence[Teacher],
+    space: LabelSpace,
+    fuser: Fuser,
+) -> dict[str, Cost]:
+    """Costs of everybody in a comparison.
+
+    Args:
+        store: Keeps what was measured.
+        dataset: Its images.
+        teachers: Those that make up the ensemble, named as in the label space.
+        others: Students and baselines.
+        space: The label space.
+        fuser: Stands for all fusers: they differ by less than the detectors spread.
+
+    Returns:
+        Costs by name of the detector, and of the ensemble under `ENSEMBLE`.
+    """
+    costs = {one.name: load_cost(measure_cost(store, one, dataset)) for one in (*teachers, *others)}
+    index = index_dataset(store, dataset)
+    found = {teacher.name: run_on_dataset(store, teacher, dataset, index) for teacher in teachers}
+    fusing = time_fusion(fuser, space, found, len(dataset.coco["images"]))
+    costs[ENSEMBLE] = together([costs[teacher.name] for teacher in teachers], fusing)
+    return costs
+
+
+measure_costs_task = step(measure_costs, "measure costs")
+
+
+def with_costs(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
+    """Adds ``cost`` to the rows of a comparison in JSON form, where it is known."""
+    result = []
+    for row in rows:
+        cost = costs.get(ENSEMBLE if row["role"] == "ensemble" else row["name"])
+        result.append({**row, "cost": cost.to_dict()} if cost else dict(row))
+    return result

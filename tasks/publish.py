@@ -107,6 +107,7 @@ def publish_report(folder: Path, done: Finished) -> Path:
         coverage=_coverage(done.space),
         results=_results(rows),
         results_note=_results_note(dataset, rows),
+        confusion=next((row["confusion"] for row in rows if "confusion" in row), None),
         pseudo_labels=_label_sources(labels, classes, [t.name for t in done.teachers]),
         scores=tuple(_histogram(done, teacher.name) for teacher in done.teachers),
         training=tuple(
@@ -163,7 +164,17 @@ def _result(row: Mapping[str, Any], known: Set[str]) -> ResultRow:
         for name, values in row["per_class"].items()
         if values["AP"] is not None and name in known
     }
-    return ResultRow(row["name"], row["role"], row["scope"], row["AP"] or 0.0, row["AP50"] or 0.0, per_class)
+    return ResultRow(
+        row["name"],
+        row["role"],
+        row["scope"],
+        row["AP"] or 0.0,
+        row["AP50"] or 0.0,
+        per_class,
+        interval=row["interval"]["AP"],
+        lead=(row.get("lead") or {}).get("AP"),
+        cost=row.get("cost"),
+    )
 
 
 def _results_note(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -22,6 +22,7 @@ from PIL import Image
 from composition.detections import Detections
 from tasks import report_figures as figures
 from tasks.drawing import draw_detections, draw_ignored
+from tasks.report_comparison import comparison
 from tasks.report_data import Cell, Picture, ReportData, ResultRow
 
 REPORT_FILE = "report.html"
@@ -78,6 +79,7 @@ def render(report: ReportData) -> str:
             "scores": figures.score_histograms(report.scores),
             "training": figures.training(report.training),
         },
+        comparison=comparison(report),
         colors=colors,
     )
 

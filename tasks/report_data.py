@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ class ResultRow:
         ap50: AP at IoU 0.5 in percent.
         per_class: AP in percent by class; classes that the detector does not
             know, or that the data set does not hold, are absent.
+        interval: 95 % interval of ``ap`` over images, ``low`` and ``high``.
+        lead: Student minus this detector in AP: ``value``, ``low``, ``high``, ``p``.
+        cost: What it costs, see `tasks.benchmark_speed.Cost`.
     """
 
     name: str
@@ -46,6 +49,9 @@ class ResultRow:
     ap: float
     ap50: float
     per_class: Mapping[str, float] = field(default_factory=dict)
+    interval: Mapping[str, float] | None = None
+    lead: Mapping[str, float] | None = None
+    cost: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,7 @@ class ReportData:
         coverage: Union class to teacher name to that teacher's own name for it.
         results: Rows in the order in which they are to be shown.
         results_note: On what they were measured.
+        confusion: The student's classes, see `composition.evaluation.Confusion`.
         pseudo_labels: Class to source to number of boxes; a source is who
             agreed (``"low"``, ``"low + high"``) or ``"ignored"``.
         scores: Score histograms.
@@ -128,6 +135,7 @@ class ReportData:
     coverage: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     results: tuple[ResultRow, ...] = ()
     results_note: str = ""
+    confusion: Mapping[str, Any] | None = None
     pseudo_labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     scores: tuple[ScoreHistogram, ...] = ()
     training: tuple[TrainingPoint, ...] = ()
