@@ -66,12 +66,12 @@ def import_teacher(
         UserError: A missing or damaged file, a class list of another length, an
             unknown output layout, or a place taken by another detector.
     """
-    write, sources = _writer(model, decoder, weights)
     known = _described(model)
     if classes is None and known is None:
         raise UserError(
             f"teacher add: {model} needs its class names", "Give --classes FILE, one name a line."
         )
+    write, sources = _writer(model, decoder, weights)
     facts = _Facts(
         name,
         known.vocabulary if classes is None and known else read_classes(classes or ()),
@@ -120,7 +120,7 @@ def _writer(model: Path, decoder: str | None, weights: Path | None) -> tuple[_Wr
 
 def _described(model: Path) -> Description | None:
     """What the file tells about itself; only our own ONNX exports do."""
-    if model.suffix.lower() != ".onnx":
+    if model.suffix.lower() != ".onnx" or not model.is_file():
         return None
     from model_zoo.importing_onnx import description
 
