@@ -3,8 +3,9 @@
 Counted, not timed; what cannot be counted honestly is None. A multiplication
 with its addition is 2 operations everywhere. Parameters are what training
 would change; ONNX files have batch norm folded into the convolutions, so that
-the same network has slightly fewer there, and darknet's weights count the
-statistics of batch norm in.
+the same network has slightly fewer there (RTMDet's more: convolutions that its
+levels share are folded with a batch norm each), and darknet's weights count
+the statistics of batch norm in.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 
 from model_zoo import bundle
 from model_zoo.adapters.base import InferenceSettings
 from model_zoo.adapters.onnx_file import load_graph
-from model_zoo.bundle import Manifest
+from model_zoo.bundle import InputSpec, Manifest
 
 _DECIDING = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
 # larger tensors are weights, smaller ones may be limits and factors of the post-processing
@@ -83,34 +86,40 @@ def _onnx(folder: Path, manifest: Manifest) -> tuple[int, int | None]:
         if tensor.data_type in _DECIDING
         and (name in used or (math.prod(tensor.dims) >= _SMALLEST_WEIGHT and len(tensor.dims) == 1))
     )
-    return parameters, _graph_flops(model)
+    return parameters, _graph_flops(model, manifest.input)
 
 
-def _graph_flops(model: onnx.ModelProto) -> int | None:
-    """Operations of the counted nodes; None where a shape is not known or a node hides in a subgraph."""
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
-    batch.dim_value = 1  # a name or another number before
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except onnx.shape_inference.InferenceError:
+def _graph_flops(model: onnx.ModelProto, spec: InputSpec) -> int | None:
+    """Operations of the counted nodes; None where nodes hide in subgraphs."""
+    if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
         return None
-    graph = inferred.graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        shapes[value.name] = tuple(
-            dim.dim_value if dim.HasField("dim_value") else 0 for dim in value.type.tensor_type.shape.dim
-        )
-    total = 0
-    for node in graph.node:
-        if any(attribute.HasField("g") for attribute in node.attribute):
-            return None
-        if node.op_type not in _COUNTED:
-            continue
-        weight, output = shapes.get(node.input[1], ()), shapes.get(node.output[0], ())
-        if not weight or not output or 0 in output or 0 in weight:
-            return None
-        total += 2 * math.prod(output) * _depth(node, weight)
-    return total
+    nodes = [node for node in model.graph.node if node.op_type in _COUNTED]
+    shapes = _shapes(model, {name for node in nodes for name in (node.input[1], node.output[0])}, spec)
+    batch = shapes[""][0]
+    return sum(2 * math.prod(shapes[n.output[0]]) * _depth(n, shapes[n.input[1]]) for n in nodes) // batch
+
+
+def _shapes(model: onnx.ModelProto, names: set[str], spec: InputSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes of values, and under "" of the input, seen in a run on a black picture.
+
+    Shape inference gives up where padding is computed in the graph, as in EfficientNet.
+    """
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    wanted = sorted(names - shapes.keys())
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (given,) = session.get_inputs()
+    batch = given.shape[0] if isinstance(given.shape[0], int) else 1
+    kind = np.float16 if "16" in given.type else np.float32
+    pixels = np.zeros((batch, 3, spec.height, spec.width), kind)
+    values = session.run(wanted, {given.name: pixels})
+    seen = {name: value.shape for name, value in zip(wanted, values, strict=True)}
+    return {**shapes, **seen, "": pixels.shape}
 
 
 _COUNTED = ("Conv", "Gemm", "MatMul")

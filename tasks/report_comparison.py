@@ -116,6 +116,7 @@ def confused(confusion: Mapping[str, Any]) -> dict[str, Any]:
     names = [*confusion["classes"], "background"]
     counts = np.array(confusion["counts"], np.int64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 100
+    shares[-1] = 0  # of the background nothing can be a share
     facts = {"iou": confusion["iou"], "score": confusion["score"], "names": names, "rows": [], "worst": []}
     if len(confusion["classes"]) <= _MATRIX_CLASSES:
         facts["rows"] = [
