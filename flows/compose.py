@@ -15,6 +15,7 @@ from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
 from tasks import tracking
 from tasks.aggregate import aggregate
+from tasks.benchmark_speed import measure_costs_task, with_costs
 from tasks.calibrate import calibrate_task, load_fuser
 from tasks.evaluate import compare, load_rows
 from tasks.home import Home
@@ -129,13 +130,23 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
             on_progress=step.training_progress,
         )
         step.done(student)
-    evaluations = {}
+    evaluations, costs = {}, {}
     for name, dataset in plan.datasets.items():
         with watch.step(f"evaluate {name}") as step:
             detectors = [*(("baseline", one) for one in plan.baselines), ("student", as_teacher(student))]
             evaluations[name] = compare(store, name, dataset, plan.teachers, detectors, plan.space, fuser)
             step.done(evaluations[name])
             step.run.metrics(_headline(evaluations[name]))
+    if plan.datasets:
+        with watch.step("measure costs"):
+            costs = measure_costs_task(
+                store,
+                next(iter(plan.datasets.values())),
+                plan.teachers,
+                [*plan.baselines, as_teacher(student)],
+                plan.space,
+                fuser,
+            )
     with watch.step("register"):
         model = tracking.register_student(
             run, recipe.name, as_teacher(student).folder, _version_tags(plan), plan.digest
@@ -149,7 +160,9 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
         "run_id": run.run_id,
         "images": dict(index.counts),
         "pseudo_labels": dict(labels.counts),
-        "evaluations": {name: load_rows(artifact) for name, artifact in evaluations.items()},
+        "evaluations": {
+            name: with_costs(load_rows(artifact), costs) for name, artifact in evaluations.items()
+        },
         "seconds": watch.seconds,
     }
     with (

@@ -16,6 +16,7 @@ from model_zoo import bundle
 from model_zoo.adapters.base import InferenceSettings
 from model_zoo.bundle import InputSpec, Manifest, OutputSpec
 from model_zoo.class_lists import read_classes
+from model_zoo.onnx_metadata import Description
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ _Writer = Callable[[Path, _Facts], Manifest]
 def import_teacher(
     model: Path,
     *,
-    classes: Path | Sequence[str],
+    classes: Path | Sequence[str] | None,
     name: str,
     destination: Path,
     decoder: str | None = None,
@@ -48,7 +49,8 @@ def import_teacher(
 
     Args:
         model: An ``.onnx`` file, a darknet ``.cfg`` or an mmdet ``.json`` config.
-        classes: Its class names in order, see `read_classes`.
+        classes: Its class names in order, see `read_classes`. None: an ONNX
+            file that `model_zoo.exporting` wrote holds them, and its licence.
         name: Short name of the detector.
         destination: The bundle's folder.
         decoder: Layout of an ONNX network's outputs; None = told by their shapes.
@@ -64,8 +66,18 @@ def import_teacher(
         UserError: A missing or damaged file, a class list of another length, an
             unknown output layout, or a place taken by another detector.
     """
+    known = _described(model)
+    if classes is None and known is None:
+        raise UserError(
+            f"teacher add: {model} needs its class names", "Give --classes FILE, one name a line."
+        )
     write, sources = _writer(model, decoder, weights)
-    facts = _Facts(name, read_classes(classes), {**sources, **(provenance or {})}, license)
+    facts = _Facts(
+        name,
+        known.vocabulary if classes is None and known else read_classes(classes or ()),
+        {**(known.provenance if known else {}), **sources, **(provenance or {})},
+        known.license if known and license == "unknown" else license,
+    )
     _make_parent(destination)
     with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as staging:
         staged = Path(staging) / "bundle"
@@ -104,6 +116,15 @@ def _writer(model: Path, decoder: str | None, weights: Path | None) -> tuple[_Wr
         )
     write = _write_darknet if kind == ".cfg" else _write_mmdet
     return partial(write, model, weights), {"model": model.name, "weights": weights.name}
+
+
+def _described(model: Path) -> Description | None:
+    """What the file tells about itself; only our own ONNX exports do."""
+    if model.suffix.lower() != ".onnx" or not model.is_file():
+        return None
+    from model_zoo.importing_onnx import description
+
+    return description(model)
 
 
 def _write_onnx(model: Path, decoder: str | None, folder: Path, facts: _Facts) -> Manifest:

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from composition.errors import UserError
+from model_zoo import onnx_metadata
 from model_zoo.adapters.decoders import DECODERS, Outputs
 from model_zoo.adapters.decoders.base import grid
 from model_zoo.adapters.decoders.yolox import STRIDES
 from model_zoo.adapters.onnx import OnnxNetwork, check_layout, describe
+from model_zoo.adapters.onnx_file import load_graph
 from model_zoo.bundle import InputSpec, OutputSpec
+from model_zoo.onnx_metadata import Description
 
 MAX_SIDE = 8192
 
@@ -52,6 +55,16 @@ DEFAULTS: dict[str, tuple[dict[str, Any], OutputSpec]] = {
 }
 
 
+def description(path: Path) -> Description | None:
+    """What an export of ours says about itself; None for the files of others.
+
+    Raises:
+        UserError: Not an ONNX file, or damaged metadata.
+    """
+    properties = load_graph(path).metadata_props
+    return onnx_metadata.parse({entry.key: entry.value for entry in properties}, path)
+
+
 def inspect(path: Path, vocabulary: Sequence[str], decoder: str | None) -> tuple[InputSpec, OutputSpec]:
     """Runs a network once and settles how it is fed and read.
 
@@ -70,6 +83,9 @@ def inspect(path: Path, vocabulary: Sequence[str], decoder: str | None) -> tuple
     if decoder is not None and decoder not in DECODERS:
         raise UserError(f"unknown decoder {decoder!r}", f"Choose one of: {', '.join(DECODERS)}.")
     network = OnnxNetwork(path)
+    known = onnx_metadata.parse(network.metadata, path)
+    if known is not None and decoder in (None, known.output.decoder):
+        return _as_described(network, known, vocabulary)
     height, width = _size(network)
     size = InputSpec(height=height, width=width)
     noise = np.random.default_rng(0).random((network.batch or 1, 3, height, width))
@@ -84,6 +100,34 @@ def inspect(path: Path, vocabulary: Sequence[str], decoder: str | None) -> tuple
     check_layout(path, decoder, outputs, size, vocabulary)
     fields, output = DEFAULTS[decoder]
     return InputSpec(height=height, width=width, **fields), output
+
+
+def _as_described(
+    network: OnnxNetwork, known: Description, vocabulary: Sequence[str]
+) -> tuple[InputSpec, OutputSpec]:
+    """Checks what one of our own exports says of itself against the network."""
+    spec, sides = known.input, (known.input.height, known.input.width)
+    if (network.height or sides[0], network.width or sides[1]) != sides:
+        raise UserError(
+            f"{network.path}: its metadata says {spec.width} x {spec.height} pixels, "
+            f"its input is {network.width} x {network.height}",
+            "Export it again, or say how it is read with --decoder.",
+        )
+    if len(vocabulary) != len(known.vocabulary):
+        raise UserError(
+            f"{network.path}: the class list has {len(vocabulary)} names, "
+            f"the network {len(known.vocabulary)} classes",
+            "Leave out --classes: the file has its class names inside.",
+        )
+    decoder = known.output.decoder
+    if decoder not in DECODERS:
+        raise UserError(
+            f"{network.path}: its metadata names decoder {decoder!r}",
+            f"Choose one with --decoder: {', '.join(DECODERS)}.",
+        )
+    outputs = network.run(np.zeros((network.batch or 1, 3, *sides), network.dtype))
+    check_layout(network.path, decoder, outputs, spec, vocabulary)
+    return spec, known.output
 
 
 def _size(network: OnnxNetwork) -> tuple[int, int]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from composition import detections as table
-from composition import evaluation
 from composition import label_space as spaces
 from composition.aliases import shared_classes
 from composition.coco import check_coco
@@ -23,6 +22,7 @@ from composition.evaluation import Metrics
 from composition.fusion import Fuser, Nms, Wbf
 from composition.label_space import LabelSpace
 from tasks import fusers
+from tasks.comparison import Outcome, Row, examine, with_leads
 from tasks.image_index import (
     ImageList,
     build_index,
@@ -39,7 +39,7 @@ from tasks.teachers import Teacher
 
 log = logging.getLogger("detcompose")
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 METRICS_FILE = "metrics.json"
 PER_CLASS_FILE = "per_class.csv"
 # COCO's AP integrates the whole precision-recall curve: a higher floor would cut its tail
@@ -68,27 +68,6 @@ class Dataset:
     def listing(self) -> ImageList:
         """Its images, not yet opened."""
         return _listing(self.source, self.root, self.coco)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the comparison.
-
-    Attributes:
-        name: Who was measured.
-        role: ``teacher``, ``ensemble``, ``baseline`` or ``student``.
-        scope: ``own`` = only the classes it knows, ``all`` = the whole label space.
-        metrics: What was measured.
-    """
-
-    name: str
-    role: str
-    scope: str
-    metrics: Metrics
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {"name": self.name, "role": self.role, "scope": self.scope, **self.metrics.to_dict()}
 
 
 def load_dataset(source: Path, root: Path | None = None, limit: int | None = None) -> Dataset:
@@ -170,6 +149,15 @@ def run_on_dataset(store: Store, detector: Teacher, dataset: Dataset, index: Art
 
 def evaluate_detector(store: Store, detector: Teacher, dataset: Dataset) -> Metrics:
     """A detector alone, on the classes that it shares with the data set."""
+    return examine_detector(store, detector, dataset).measured.metrics
+
+
+def examine_detector(store: Store, detector: Teacher, dataset: Dataset) -> Outcome:
+    """`evaluate_detector`, with all that intervals and comparisons need.
+
+    Raises:
+        UserError: It shares no class with the data set.
+    """
     vocabulary = detector.manifest.vocabulary
     shared = shared_categories(dataset, vocabulary)
     if not shared:
@@ -179,7 +167,7 @@ def evaluate_detector(store: Store, detector: Teacher, dataset: Dataset) -> Metr
             f"The detector knows {', '.join(vocabulary[:10])}; the file has {known}.",
         )
     found = run_on_dataset(store, detector, dataset, index_dataset(store, dataset))
-    return evaluation.evaluate(found, dataset.coco, vocabulary, restrict_to=shared)
+    return examine(found, dataset.coco, vocabulary, shared)
 
 
 def shared_categories(dataset: Dataset, classes: Sequence[str]) -> list[str]:
@@ -238,8 +226,8 @@ def compare_detectors(
         return done
     everything = shared_categories(dataset, space.classes)
 
-    def measure(found: Detections, categories: Sequence[str]) -> Metrics:
-        return evaluation.evaluate(found, dataset.coco, space.classes, restrict_to=categories)
+    def measure(found: Detections, categories: Sequence[str]) -> Outcome:
+        return examine(found, dataset.coco, space.classes, categories)
 
     index = index_dataset(store, dataset)
     rows: list[Row] = []
@@ -263,9 +251,10 @@ def compare_detectors(
     inputs = {"dataset": dataset.digest, "images": dataset.images_digest, "label-space": spaces.digest(space)}
     inputs |= {detector.name: detector.digest for detector in (*teachers, *(d for _, d in students))}
     with store.write("evaluations", key, inputs) as draft:
-        document = {"dataset": name, "rows": [row.to_dict() for row in rows]}
-        draft.file(METRICS_FILE).write_text(json.dumps(document, indent=2) + "\n")
-        _write_per_class(draft.file(PER_CLASS_FILE), rows)
+        documents = [row.to_dict() for row in with_leads(rows)]
+        content = json.dumps({"dataset": name, "rows": documents}, indent=2)
+        draft.file(METRICS_FILE).write_text(content + "\n")
+        _write_per_class(draft.file(PER_CLASS_FILE), documents)
         draft.counts = {"images": len(dataset.coco["images"]), "boxes": len(dataset.coco["annotations"])}
     return draft.artifact
 
@@ -280,10 +269,14 @@ def load_rows(evaluation_artifact: Artifact) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_per_class(path: Path, rows: Sequence[Row]) -> None:
+def _write_per_class(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["detector", "role", "scope", "class", "AP", "AP50", "boxes"])
+        ends = ["AP_low", "AP_high", "AP50_low", "AP50_high"]
+        writer.writerow(["detector", "role", "scope", "class", "AP", "AP50", "boxes", *ends])
         for row in rows:
-            for name, values in row.metrics.per_class.items():
-                writer.writerow([row.name, row.role, row.scope, name, values.AP, values.AP50, values.boxes])
+            for name, values in row["per_class"].items():
+                spread = row["interval"]["per_class"][name]
+                limits = [(spread[key] or {}).get(end) for key in ("AP", "AP50") for end in ("low", "high")]
+                figures = [values["AP"], values["AP50"], values["boxes"]]
+                writer.writerow([row["name"], row["role"], row["scope"], name, *figures, *limits])

@@ -106,6 +106,7 @@ def publish_report(folder: Path, done: Finished) -> Path:
         results=_results(rows),
         results_note=_results_note(dataset, rows),
         pseudo_labels=_label_sources(done.labels, classes, [t.name for t in done.teachers]),
+        confusion=next((row["confusion"] for row in rows if "confusion" in row), None),
         scores=tuple(_histogram(done, teacher.name) for teacher in done.teachers),
         training=tuple(
             TrainingPoint(int(point["epoch"]), point["loss"], point["learning_rate"])
@@ -161,7 +162,17 @@ def _result(row: Mapping[str, Any], known: Set[str]) -> ResultRow:
         for name, values in row["per_class"].items()
         if values["AP"] is not None and name in known
     }
-    return ResultRow(row["name"], row["role"], row["scope"], row["AP"] or 0.0, row["AP50"] or 0.0, per_class)
+    return ResultRow(
+        row["name"],
+        row["role"],
+        row["scope"],
+        row["AP"] or 0.0,
+        row["AP50"] or 0.0,
+        per_class,
+        interval=row["interval"]["AP"],
+        lead=(row.get("lead") or {}).get("AP"),
+        cost=row.get("cost"),
+    )
 
 
 def _results_note(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -24,6 +24,7 @@ from composition.detections import Detections
 from tasks import diagnostics_figures
 from tasks import report_figures as figures
 from tasks.drawing import draw_detections, draw_ignored
+from tasks.report_comparison import comparison
 from tasks.report_data import Cell, Picture, ReportData, ResultRow
 
 REPORT_FILE = "report.html"
@@ -81,6 +82,7 @@ def render(report: ReportData) -> str:
             "training": figures.training(report.training),
         },
         diagnosis=_diagnosis(report),
+        comparison=comparison(report),
         colors=colors,
     )
 

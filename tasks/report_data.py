@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ class ResultRow:
         ap50: AP at IoU 0.5 in percent.
         per_class: AP in percent by class; classes that the detector does not
             know, or that the data set does not hold, are absent.
+        interval: 95 % interval of ``ap`` over images, ``low`` and ``high``.
+        lead: Student minus this detector in AP: ``value``, ``low``, ``high``, ``p``.
+        cost: What it costs, see `tasks.benchmark_speed.Cost`.
     """
 
     name: str
@@ -47,6 +50,9 @@ class ResultRow:
     ap: float
     ap50: float
     per_class: Mapping[str, float] = field(default_factory=dict)
+    interval: Mapping[str, float] | None = None
+    lead: Mapping[str, float] | None = None
+    cost: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,7 @@ class ReportData:
         results: Rows in the order in which they are to be shown.
         results_note: On what they were measured.
         diagnosis: What could be said before training.
+        confusion: The student's classes, see `composition.evaluation.Confusion`.
         pseudo_labels: Class to source to number of boxes; a source is who
             agreed (``"low"``, ``"low + high"``) or ``"ignored"``.
         scores: Score histograms.
@@ -131,6 +138,7 @@ class ReportData:
     results: tuple[ResultRow, ...] = ()
     results_note: str = ""
     diagnosis: Diagnosis | None = None
+    confusion: Mapping[str, Any] | None = None
     pseudo_labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     scores: tuple[ScoreHistogram, ...] = ()
     training: tuple[TrainingPoint, ...] = ()

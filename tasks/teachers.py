@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,18 @@ def find(home: Home, reference: str, *, base: Path | None = None, verify: bool =
     )
 
 
+def find_student(home: Home, reference: str) -> Teacher:
+    """Looks a detector up, or the student of the finished composition of that name.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    record = home.reports / reference / "composition.json"
+    if bundle.NAME_PATTERN.fullmatch(reference) and record.is_file():
+        return find(home, json.loads(record.read_text())["bundle"])
+    return find(home, reference)
+
+
 def add(
     home: Home,
     model: Path,
@@ -95,7 +108,8 @@ def add(
         home: Where named teachers are.
         model: An .onnx file, a darknet .cfg, an mmdet JSON config or a bundle folder.
         name: Name by which it is addressed afterwards.
-        classes: File with its class names; not for a bundle, which has them.
+        classes: File with its class names; not for a bundle or an ONNX file of
+            `detcompose export`, which have them.
         decoder: Layout of an ONNX model's outputs, where it cannot be told from their shapes.
         weights: Weights file, where it does not lie beside the model.
         license: Licence of the weights.
@@ -115,10 +129,6 @@ def add(
         raise UserError(
             f"{model} is a folder, but no bundle: it has no {bundle.MANIFEST}",
             "Give a model file (.onnx, .cfg, .json) or a bundle's folder.",
-        )
-    elif classes is None:
-        raise UserError(
-            f"teacher add: {model} needs its class names", "Give --classes FILE, one name a line."
         )
     else:
         # reading model files takes the onnx library, which looking up a name does not need

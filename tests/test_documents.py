@@ -124,6 +124,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other(
             (tmp_path / target.strip()).write_text(out)
     assert len(list((tmp_path / "drawn").glob("*.jpg"))) == 6
     assert (tmp_path / ".detcompose" / "reports" / "digits" / "report.html").is_file()
+    assert (tmp_path / "student.onnx").stat().st_size > 1_000_000
 
 
 def test_a_run_needs_no_server_no_variables_and_one_folder(

@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from composition.errors import UserError
-from flows.cli import compose, diagnose, ensemble, evaluate, label_space, predict, report, teacher, train
+from flows.cli import (
+    compose,
+    diagnose,
+    ensemble,
+    evaluate,
+    export,
+    label_space,
+    predict,
+    report,
+    teacher,
+    train,
+)
 from flows.cli.doctor import doctor
 
 STOP_SECONDS = 10.0
@@ -32,6 +43,7 @@ app.command("train")(train.train)
 app.command("ensemble")(ensemble.ensemble)
 app.command("diagnose")(diagnose.diagnose)
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)
 app.command("doctor")(doctor)

@@ -57,11 +57,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def print_results(dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """The comparison: everybody's AP on one data set."""
+    compared = any(row.get("lead") for row in rows)
     cells = []
     for row in rows:
         scope = f"all {row['classes']} classes" if row["scope"] == "all" else f"own {row['classes']}"
-        cells.append(
-            [row["name"], row["role"], scope, percent(row["AP"]), percent(row["AP50"]), percent(row["AP75"])]
-        )
-    columns = ("detector", "role", "measured on", "AP", "AP50", "AP75")
+        figures = [percent(row["AP"]), _interval(row), percent(row["AP50"]), percent(row["AP75"])]
+        cells.append([row["name"], row["role"], scope, *figures, *([_lead(row)] if compared else [])])
+    columns = ["detector", "role", "measured on", "AP", "95 % interval", "AP50", "AP75"]
+    columns += ["student ahead by (95 % interval)"] if compared else []
     print_table(f"Results on {dataset} (COCO, %)", columns, cells)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    """The interval of a row's AP; records of older versions have none."""
+    ends = (row.get("interval") or {}).get("AP")
+    return f"{ends['low']:.1f} to {ends['high']:.1f}" if ends else "-"
+
+
+def _lead(row: Mapping[str, Any]) -> str:
+    lead = (row.get("lead") or {}).get("AP")
+    return f"{lead['value']:+.1f} ({lead['low']:+.1f} to {lead['high']:+.1f})" if lead else "-"

@@ -20,7 +20,11 @@ def add(
     ],
     name: Annotated[str, typer.Option(help="Name by which it is addressed afterwards.")],
     classes: Annotated[
-        Path | None, typer.Option(help="Its class names in order: one a line, a JSON list or a COCO file.")
+        Path | None,
+        typer.Option(
+            help="Its class names in order: one a line, a JSON list or a COCO file. "
+            "Files of `detcompose export` hold them."
+        ),
     ] = None,
     decoder: Annotated[str | None, typer.Option(help="Layout of an ONNX model's outputs.")] = None,
     weights: Annotated[

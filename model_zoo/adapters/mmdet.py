@@ -42,18 +42,7 @@ class MMDetDetector:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, settings: InferenceSettings) -> None:
-        source = f"bundle {manifest.name!r}: {CONFIG}"
-        document = mmdet_config.parse(_read(folder, manifest, CONFIG), source)
-        config = mmdet_config.model_part(document, source)
-        if mmdet_config.normalised(manifest.input, config) != manifest.input:
-            raise UserError(
-                f"bundle {manifest.name!r}: 'input' of the manifest and model.data_preprocessor of {CONFIG} "
-                "disagree on colour order, mean or std",
-                "Add the detector again.",
-            )
-        state = _parse_weights(_read(folder, manifest, WEIGHTS), f"bundle {manifest.name!r}: {WEIGHTS}")
-        model = load_model(_with_settings(config, settings), state, manifest.vocabulary, source)
-        self._model = model.to(_device(settings.device)).eval()
+        self._model = read_model(folder, manifest, settings).to(_device(settings.device)).eval()
         self._vocabulary = manifest.vocabulary
         self._input = manifest.input
         self._settings = settings
@@ -96,6 +85,33 @@ class MMDetDetector:
         x1, y1, x2, y2 = table.boxes.T
         kept = table[(table.score >= self._settings.score_floor) & (x2 > x1) & (y2 > y1)]
         return detections.sort(kept)[: self._settings.max_detections]
+
+
+def read_model(folder: Path, manifest: Manifest, settings: InferenceSettings) -> Any:
+    """Builds the network of a bundle.
+
+    Args:
+        folder: The bundle, already verified.
+        manifest: Its manifest.
+        settings: Replaces the config's own score threshold and number of boxes.
+
+    Returns:
+        mmdet's ``BaseDetector`` on the CPU, in training mode.
+
+    Raises:
+        UserError: As `MMDetDetector`.
+    """
+    source = f"bundle {manifest.name!r}: {CONFIG}"
+    document = mmdet_config.parse(_read(folder, manifest, CONFIG), source)
+    config = mmdet_config.model_part(document, source)
+    if mmdet_config.normalised(manifest.input, config) != manifest.input:
+        raise UserError(
+            f"bundle {manifest.name!r}: 'input' of the manifest and model.data_preprocessor of {CONFIG} "
+            "disagree on colour order, mean or std",
+            "Add the detector again.",
+        )
+    state = _parse_weights(_read(folder, manifest, WEIGHTS), f"bundle {manifest.name!r}: {WEIGHTS}")
+    return load_model(_with_settings(config, settings), state, manifest.vocabulary, source)
 
 
 def load_model(

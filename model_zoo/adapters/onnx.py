@@ -17,10 +17,11 @@ from composition.errors import UserError
 from model_zoo import bundle
 from model_zoo.adapters.base import Image, InferenceSettings
 from model_zoo.adapters.decoders import DECODERS, UNKNOWN, Candidates, Decoder, Outputs
-from model_zoo.adapters.onnx_file import open_session
+from model_zoo.adapters.onnx_file import IMAGE_SIZE, open_session
 from model_zoo.adapters.postprocessing import finish, to_table
-from model_zoo.adapters.preprocessing import Preprocessor
+from model_zoo.adapters.preprocessing import Placement, Preprocessor
 from model_zoo.bundle import InputSpec, Manifest
+from model_zoo.onnx_metadata import METADATA
 
 MODEL = "model.onnx"
 
@@ -45,6 +46,7 @@ class OnnxNetwork:
         width: Fixed input width in pixels, or None.
         dtype: Type of the input.
         metadata: What the exporter wrote into the file.
+        takes_image_size: Whether it can be told where the picture ends on the canvas.
 
     Raises:
         UserError: The file cannot be run, or does not take one picture input.
@@ -68,19 +70,27 @@ class OnnxNetwork:
             side if isinstance(side, int) and side > 0 else None for side in (shape[0], shape[2], shape[3])
         )
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        # another's input of this name may mean something else
+        optional = [value.name for value in self._session.get_overridable_initializers()]
+        self.takes_image_size = IMAGE_SIZE in optional and METADATA in self.metadata
         self.on_gpu = self._session.get_providers()[0] != "CPUExecutionProvider"
 
-    def run(self, pixels: NDArray[Any]) -> Outputs:
+    def run(self, pixels: NDArray[Any], image_size: NDArray[np.float32] | None = None) -> Outputs:
         """One forward pass.
 
         Args:
             pixels: (batch, 3, height, width) of `dtype`.
+            image_size: (batch, 2) height and width of the pictures on the
+                canvas, where the network takes them; None = they fill it.
 
         Raises:
             UserError: The network fails on the input.
         """
+        feed: dict[str, NDArray[Any]] = {self._input: pixels}
+        if image_size is not None and self.takes_image_size:
+            feed[IMAGE_SIZE] = image_size
         try:
-            values = self._session.run(self._outputs, {self._input: pixels})
+            values = self._session.run(self._outputs, feed)
         except Exception as error:
             # onnxruntime's exception classes are private
             reason = str(error).splitlines()[0]
@@ -156,7 +166,7 @@ class OnnxDetector:
             ]
             # a fixed batch is always filled: what the last chunk leaves over is not read
             pixels = lane.pixels if self._network.batch else lane.pixels[: len(images)]
-            outputs = self._network.run(pixels)
+            outputs = self._network.run(pixels, _image_sizes(placements, pixels))
             self._check(outputs)
             decoded = self._decoder(outputs, self._settings.score_floor)
         finally:
@@ -178,6 +188,15 @@ class OnnxDetector:
         decoder = self._manifest.output.decoder or ""
         check_layout(self._network.path, decoder, outputs, self._manifest.input, self.vocabulary)
         self._shapes_checked = True
+
+
+def _image_sizes(placements: Sequence[Placement], pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """(batch, 2) height and width that each picture takes up, from the canvas's top left corner."""
+    sizes = np.tile(np.array(pixels.shape[2:], np.float32), (len(pixels), 1))
+    for row, place in enumerate(placements):
+        height, width = round(place.scale_y * place.height), round(place.scale_x * place.width)
+        sizes[row] = height + place.top, width + place.left
+    return sizes
 
 
 def make_decoder(manifest: Manifest, folder: Path) -> Decoder:

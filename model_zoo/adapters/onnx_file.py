@@ -14,6 +14,9 @@ from onnx.external_data_helper import uses_external_data
 
 from composition.errors import UserError
 
+IMAGE_SIZE = "image_size"
+"""Input of our own exports that has a default: height and width of the picture on the canvas."""
+
 _FATAL_ONLY = 3  # onnxruntime's scale: 3 = errors; below it every unused initialiser is printed
 
 
@@ -45,7 +48,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
             "Convert it: onnx.save(onnx.load(MODEL), NEW) without save_as_external_data.",
         )
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
+    inputs = [value for value in model.graph.input if value.name not in weights or value.name == IMAGE_SIZE]
     if len(inputs) != len(model.graph.input):
         del model.graph.input[:]
         model.graph.input.extend(inputs)

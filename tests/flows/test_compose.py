@@ -56,6 +56,15 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
     (line,) = re.findall(r'<tr class="teacher">(?:(?!</tr>).)*digits-high.*?</tr>', page, re.DOTALL)
     assert line.count(">–</td>") >= 4  # noqa: RUF001
 
+    assert "How sure, and at what cost" in page
+    student = rows[-1]
+    assert student["interval"]["AP"]["low"] <= student["AP"] <= student["interval"]["AP"]["high"]
+    assert all("lead" in row for row in rows[:-1])
+    assert "lead" not in student
+    members = [row["cost"]["single"]["median"] for row in rows if row["scope"] == "own"]
+    ensemble = next(row for row in rows if row["role"] == "ensemble")
+    assert ensemble["cost"]["single"]["median"] > sum(members)
+
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     (version,) = client.search_model_versions("name = 'students.digits'")
     assert version.tags["digest"] == record["composition"]

@@ -17,6 +17,7 @@ from composition.aliases import find, shared_classes, suggestion
 from composition.coco import check_coco
 from composition.detections import Detections
 from composition.errors import UserError
+from composition.evaluation.tally import Tally, tally_of
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,32 @@ def evaluate(
         UserError: A broken data set, an unknown name in ``restrict_to``, or
             detections on images that it does not have.
     """
+    return measure(
+        detections, dataset, classes, max_detections, restrict_to=restrict_to, source=source
+    ).metrics
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metrics, and what they were counted from."""
+
+    metrics: Metrics
+    tally: Tally
+
+
+def measure(
+    detections: Detections,
+    dataset: Mapping[str, Any],
+    classes: Sequence[str],
+    max_detections: int = 100,
+    *,
+    restrict_to: Sequence[str] | None = None,
+    source: str = "dataset",
+) -> Measured:
+    """`evaluate`, and the outcome of every detection for intervals and comparisons.
+
+    Args and errors are those of `evaluate`.
+    """
     checked = check_coco(dataset, source)
     categories = checked["categories"]
     names = [category["name"] for category in categories]
@@ -107,7 +134,8 @@ def evaluate(
     counts = _counts(checked["annotations"])
     # pycocotools has put catIds into ascending order
     by_id = {category["id"]: category["name"] for category in categories}
-    return _metrics(run, [by_id[int(index)] for index in run.params.catIds], counts, len(checked["images"]))
+    ordered = [by_id[int(index)] for index in run.params.catIds]
+    return Measured(_metrics(run, ordered, counts, len(checked["images"])), tally_of(run, ordered))
 
 
 def _chosen(names: Sequence[str], restrict_to: Sequence[str] | None, source: str) -> list[int]:
