@@ -78,6 +78,20 @@ class StudentSettings(BaseModel):
         True, description="Keep and export a moving average of the weights (over about a tenth of the run)."
     )
 
+    weights: Literal["soft", "hard"] = Field(
+        "soft",
+        description="'soft': a box counts in the loss as much as its label is sure ('score', 'box_weight'); "
+        "'hard': every box counts the same.",
+    )
+    ignore: bool = Field(
+        True, description="Learn nothing about a class inside its ignore regions; false: they are background."
+    )
+    class_mask: bool = Field(
+        True,
+        description="An image teaches nothing about the absence of classes that nobody looked for on it; "
+        "false: they are absent.",
+    )
+
     @field_validator("architecture")
     @classmethod
     def _architecture(cls, value: str) -> str:

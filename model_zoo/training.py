@@ -21,7 +21,7 @@ from model_zoo.training_progress import TrainingProgress
 
 __all__ = ["TRAINING_VERSION", "TrainingProgress", "train"]
 
-TRAINING_VERSION = "1"
+TRAINING_VERSION = "2"
 """Raised whenever the same inputs would give another student."""
 FINGERPRINT = "training.json"
 CALIBRATION_BATCHES = 8
@@ -56,8 +56,9 @@ def train(
     Args:
         settings: Architecture and schedule.
         vocabulary: Class names in the order of the student's classes.
-        annotations: COCO JSON; categories are matched by name, ``iscrowd`` 1
-            marks ignore regions, images without boxes train as background.
+        annotations: COCO JSON; categories are matched by name, images without
+            boxes train as background. May hold weights, ignore regions and
+            unspoken classes, see `model_zoo.training_records`.
         image_root: Folder that ``file_name`` is relative to.
         work_dir: Checkpoint, fingerprint and log; belongs to one training.
         output: Where the bundle shall lie.
@@ -83,9 +84,9 @@ def train(
     bundle.check_vocabulary(vocabulary, "vocabulary")
     student = load_student(settings.architecture)
     _check_warm_start(settings, student, warm_start_bundle)
-    from model_zoo.training_data import read_records
+    from model_zoo.training_records import read_records, usable
 
-    records = read_records(annotations, image_root, vocabulary, other_categories)
+    records = usable(read_records(annotations, image_root, vocabulary, other_categories), settings)
     work_dir.mkdir(parents=True, exist_ok=True)
     decisive = {
         "training_version": TRAINING_VERSION,

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from mmengine.dataset import pseudo_collate
 
-from model_zoo import training_checkpoint, warm_start
+from model_zoo import imperfect_labels, training_checkpoint, warm_start
 from model_zoo.mmdet_runtime import build_model, import_mmdet
 from model_zoo.student_configs import StudentConfig
 from model_zoo.student_settings import StudentSettings
 from model_zoo.training import CALIBRATION_BATCHES
-from model_zoo.training_data import EpochSampler, Record, TrainingSet
+from model_zoo.training_data import EpochSampler, TrainingSet
 from model_zoo.training_hooks import CheckpointHook, LastEpochsHook, ProgressHook, StepSeedHook, diverged
 from model_zoo.training_progress import Clock, TrainingProgress
+from model_zoo.training_records import Record, imperfect
 from model_zoo.training_runner import averaging_hook, build_runner, process_state
 
 
@@ -45,6 +46,8 @@ def run(
         torch.manual_seed(seed)
         model = build_model(config)
         model.init_weights()
+        if imperfect(records):
+            imperfect_labels.enable(model)
         samples = TrainingSet(records, settings, seed)
         sampler = EpochSampler(len(records), settings.batch_size, seed)
         if not (work_dir / training_checkpoint.FILE).exists():

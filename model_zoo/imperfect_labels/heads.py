@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +73,7 @@ def enable(model: nn.Module) -> None:
     head.__class__ = _weighing_class(type(head))
 
 
-@functools.cache
-def _weighing_class(head: Hashable) -> type:
-    assert isinstance(head, type)
+def _weighing_class(head: type) -> type:
     mixin = {"FCOSHead": _OfFCOS, "YOLOXHead": _OfYOLOX, "RetinaHead": _OfRetina, "ATSSHead": _OfATSS}.get(
         head.__name__, _OfRTMDet
     )
@@ -107,9 +104,9 @@ class _Batch:
 
     sizes: list[tuple[int, int]]
     truths: Sequence[InstanceData]
-    vetoes: Sequence[Vetoes]
+    vetoes: Sequence[Vetoes] = ()
     images: list[Rows] = field(default_factory=list)
-    levels: Iterator[Rows] = iter(())
+    levels: Iterator[Rows] = field(default_factory=lambda: iter(()))
     class_total: Any = None
     box_total: Any = None
 
@@ -124,6 +121,11 @@ if TYPE_CHECKING:
     class _Head:
         """The mixins stand before one of mmdet's heads, which has no types."""
 
+        loss_by_feat: Any
+        loss_by_feat_single: Any
+        get_targets: Any
+        _get_targets_single: Any
+
         def __getattr__(self, name: str) -> Any: ...
 else:
     _Head = object
@@ -136,10 +138,10 @@ class _Weighing(_Head):
         """The head's own, between looking at the labels and forgetting them."""
         *predictions, truths, metas, ignored = arguments
         sizes = [tuple(level.shape[-2:]) for level in predictions[0]]
-        with torch.no_grad():
-            vetoes = self._all_vetoes(ignored, sizes, predictions[0][0].device)
-        self._batch = _Batch(sizes, truths, vetoes)
+        self._batch = _Batch(sizes, truths)
         try:
+            with torch.no_grad():
+                self._batch.vetoes = self._all_vetoes(ignored, predictions[0][0].device)
             # regions are per class, the head's assigner would ignore all classes there
             losses: dict[str, Any] = super().loss_by_feat(*predictions, truths, metas, None)
             return losses | self._more_losses(predictions)
@@ -156,10 +158,8 @@ class _Weighing(_Head):
             if hasattr(self, attribute):
                 getattr(self, attribute).start(rows, **options.get(attribute, {}))
 
-    def _all_vetoes(
-        self, ignored: Sequence[InstanceData], sizes: list[tuple[int, int]], device: torch.device
-    ) -> list[Vetoes]:
-        priors = self._priors(sizes, device)
+    def _all_vetoes(self, ignored: Sequence[InstanceData], device: torch.device) -> list[Vetoes]:
+        priors = self._priors(device)
         vetoes = []
         for regions in ignored:
             unspoken = regions.unspoken
@@ -184,8 +184,8 @@ class _OnPoints(_Weighing):
     location_offset = 0.0
     """Where the head's assigner sees a point, in strides from the prior generator's."""
 
-    def _priors(self, sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
-        levels = self.prior_generator.grid_priors(sizes, device=device, with_stride=True)
+    def _priors(self, device: torch.device) -> Tensor:
+        levels = self.prior_generator.grid_priors(self._batch.sizes, device=device, with_stride=True)
         priors: Tensor = torch.cat(levels)
         return torch.cat([priors[:, :2] + self.location_offset * priors[:, 2:], priors[:, 2:]], dim=1)
 
@@ -198,8 +198,8 @@ class _OnPoints(_Weighing):
 class _OnAnchors(_Weighing):
     """Heads whose priors are anchor boxes."""
 
-    def _priors(self, sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
-        return torch.cat(self.prior_generator.grid_priors(sizes, device=device))
+    def _priors(self, device: torch.device) -> Tensor:
+        return torch.cat(self.prior_generator.grid_priors(self._batch.sizes, device=device))
 
     def _covered(self, regions: InstanceData, priors: Tensor, *, touching: bool) -> Tensor:
         part = shared_part(regions.bboxes, priors)

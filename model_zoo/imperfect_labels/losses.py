@@ -104,7 +104,8 @@ class WeightedLoss(nn.Module):
         ).reshape(rows, classes)
         loss = (loss * own).sum(dim=1)
         reduced: Tensor = weight_reduce_loss(loss, weight, "mean", avg_factor)
-        return reduced * self.loss.loss_weight
+        factor: float = self.loss.loss_weight  # type: ignore[assignment]  # nn.Module declares its attributes so
+        return reduced * factor
 
 
 def _product(own: Tensor, weight: Tensor) -> Tensor:
