@@ -92,6 +92,17 @@ class StudentSettings(BaseModel):
         "false: they are absent.",
     )
 
+    budget_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Stop after so many minutes of training, killed runs included, and keep the moving "
+        "average as it is then. A stop-gap: the learning rate follows 'epochs' and has not come down yet. "
+        "Empty: train all epochs.",
+    )
+    amp: bool = Field(
+        True, description="Mixed precision (bfloat16) on GPUs that have it; without effect on a CPU."
+    )
+
     @field_validator("architecture")
     @classmethod
     def _architecture(cls, value: str) -> str:

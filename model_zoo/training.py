@@ -51,7 +51,9 @@ def train(
 
     Killed at any moment, it goes on from its last checkpoint when it is called
     again with the same arguments, and ends in the same weights, bit by bit, as
-    if it had not been killed (same machine, same number of threads).
+    if it had not been killed (same machine, same number of threads). A budget
+    of time (``settings.budget_minutes``) gives that up: where it ends depends on
+    the machine; ``steps`` in the manifest says where it did.
 
     Args:
         settings: Architecture and schedule.
@@ -104,7 +106,7 @@ def train(
     from model_zoo.training_loop import run
 
     config = model_config(student, len(vocabulary), from_scratch=settings.warm_start == "none")
-    state = run(
+    trained = run(
         student=student,
         config=config,
         settings=settings,
@@ -119,14 +121,20 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
     )
     origin = {
-        "training": {**decisive, "student": student.name, "images": len(records)},
+        "training": {
+            **decisive,
+            "student": student.name,
+            "images": len(records),
+            "steps": trained.steps,
+            "planned_steps": trained.planned_steps,
+        },
         **dict(provenance or {}),
     }
     return write_mmdet_bundle(
         output,
         name=name,
         model_config=config,
-        state_dict=state,
+        state_dict=trained.state,
         vocabulary=vocabulary,
         input=input_spec(student, settings.image_size),
         provenance=origin,

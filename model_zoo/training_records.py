@@ -237,7 +237,7 @@ def _weight(annotation: dict[str, Any], key: str, source: Path) -> float:
 
 def _unspoken(image: dict[str, Any], labels: dict[Any, int | None], source: Path) -> NDArray[np.int64]:
     categories = image.get("unspoken", [])
-    if not isinstance(categories, list) or any(category not in labels for category in categories):
+    if not isinstance(categories, list) or any(category not in [*labels] for category in categories):
         raise UserError(
             f"{source}: image {image.get('id')}: 'unspoken' is {categories!r}, not a list of category ids",
             f"Use ids from 'categories': {', '.join(map(str, list(labels)[:10]))}.",
