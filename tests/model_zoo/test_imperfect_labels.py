@@ -78,11 +78,9 @@ def predictions_of(head: Any, images: int, seed: int = 1) -> list[list[torch.Ten
     ]
 
 
-def losses_of(
-    head: Any, images: Sequence[Labels]
-) -> tuple[dict[str, torch.Tensor], list[list[torch.Tensor]]]:
-    """The head's losses and their gradients in its predictions."""
-    predictions = predictions_of(head, len(images))
+def losses_of_predictions(
+    head: Any, predictions: list[list[torch.Tensor]], images: Sequence[Labels]
+) -> dict[str, torch.Tensor]:
     meta = {"img_shape": (SIZE, SIZE), "pad_shape": (SIZE, SIZE)}
     losses = head.loss_by_feat(
         *predictions,
@@ -90,12 +88,20 @@ def losses_of(
         [meta] * len(images),
         [copy.deepcopy(image.ignored) for image in images],
     )
-    flat = {name: sum(value) if isinstance(value, list) else value for name, value in losses.items()}
+    return {name: sum(value) if isinstance(value, list) else value for name, value in losses.items()}
+
+
+def losses_of(
+    head: Any, images: Sequence[Labels]
+) -> tuple[dict[str, torch.Tensor], list[list[torch.Tensor]]]:
+    """The head's losses and their gradients in its predictions."""
+    predictions = predictions_of(head, len(images))
+    losses = losses_of_predictions(head, predictions, images)
     leaves = list(itertools.chain(*predictions))
-    grads = iter(torch.autograd.grad(sum(flat.values()), leaves, allow_unused=True))
+    grads = iter(torch.autograd.grad(sum(losses.values()), leaves, allow_unused=True))
     filled = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads, strict=True)]
     each = iter(filled)
-    return flat, [[next(each) for _ in levels] for levels in predictions]
+    return losses, [[next(each) for _ in levels] for levels in predictions]
 
 
 def rows(head: Any, levels: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
@@ -390,3 +396,21 @@ def test_an_unsupported_loss_names_the_supported_ones(small_detector: Build) -> 
     with pytest.raises(UserError, match=r"RetinaHead\.loss_cls: CrossEntropyLoss") as error:
         enable(build_model(config))
     assert "FocalLoss" in error.value.way_out
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_mixed_precision_weighs_as_single_precision_does(name: str, small_detector: Build) -> None:
+    """bfloat16 logits keep 8 bits; the weights and the sums stay in float32."""
+    head = model_of(name, small_detector, weighing=True)
+    labels = Labels(TWO.truth.bboxes.tolist(), [0, 2], [0.3, 0.6], [0.1, 1.0], [(REGION, 1)], unspoken=[1])
+    with torch.no_grad():
+        exact = losses_of_predictions(head, predictions_of(head, 2), [labels, ONE])
+        with torch.autocast("cpu", torch.bfloat16):
+            scores, boxes, *rest = predictions_of(head, 2)
+            halves = [[level.bfloat16() for level in levels] for levels in (scores, *rest)]
+            # the heads whose boxes come out of exp or of decoding keep them in float32
+            boxes = [level.bfloat16() if name == "yolox" else level for level in boxes]
+            mixed = losses_of_predictions(head, [halves[0], boxes, *halves[1:]], [labels, ONE])
+    for key, value in exact.items():
+        assert mixed[key].dtype == torch.float32
+        torch.testing.assert_close(mixed[key], value, rtol=0.03, atol=1e-3, msg=key)
