@@ -78,6 +78,31 @@ class StudentSettings(BaseModel):
         True, description="Keep and export a moving average of the weights (over about a tenth of the run)."
     )
 
+    weights: Literal["soft", "hard"] = Field(
+        "soft",
+        description="'soft': a box counts in the loss as much as its label is sure ('score', 'box_weight'); "
+        "'hard': every box counts the same.",
+    )
+    ignore: bool = Field(
+        True, description="Learn nothing about a class inside its ignore regions; false: they are background."
+    )
+    class_mask: bool = Field(
+        True,
+        description="An image teaches nothing about the absence of classes that nobody looked for on it; "
+        "false: they are absent.",
+    )
+
+    budget_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Stop after so many minutes of training, killed runs included, and keep the moving "
+        "average as it is then. A stop-gap: the learning rate follows 'epochs' and has not come down yet. "
+        "Empty: train all epochs.",
+    )
+    amp: bool = Field(
+        True, description="Mixed precision (bfloat16) on GPUs that have it; without effect on a CPU."
+    )
+
     @field_validator("architecture")
     @classmethod
     def _architecture(cls, value: str) -> str:

@@ -21,7 +21,7 @@ from model_zoo.training_progress import TrainingProgress
 
 __all__ = ["TRAINING_VERSION", "TrainingProgress", "train"]
 
-TRAINING_VERSION = "1"
+TRAINING_VERSION = "2"
 """Raised whenever the same inputs would give another student."""
 FINGERPRINT = "training.json"
 CALIBRATION_BATCHES = 8
@@ -51,13 +51,16 @@ def train(
 
     Killed at any moment, it goes on from its last checkpoint when it is called
     again with the same arguments, and ends in the same weights, bit by bit, as
-    if it had not been killed (same machine, same number of threads).
+    if it had not been killed (same machine, same number of threads). A budget
+    of time (``settings.budget_minutes``) gives that up: where it ends depends on
+    the machine; ``steps`` in the manifest says where it did.
 
     Args:
         settings: Architecture and schedule.
         vocabulary: Class names in the order of the student's classes.
-        annotations: COCO JSON; categories are matched by name, ``iscrowd`` 1
-            marks ignore regions, images without boxes train as background.
+        annotations: COCO JSON; categories are matched by name, images without
+            boxes train as background. May hold weights, ignore regions and
+            unspoken classes, see `model_zoo.training_records`.
         image_root: Folder that ``file_name`` is relative to.
         work_dir: Checkpoint, fingerprint and log; belongs to one training.
         output: Where the bundle shall lie.
@@ -83,9 +86,9 @@ def train(
     bundle.check_vocabulary(vocabulary, "vocabulary")
     student = load_student(settings.architecture)
     _check_warm_start(settings, student, warm_start_bundle)
-    from model_zoo.training_data import read_records
+    from model_zoo.training_records import read_records, usable
 
-    records = read_records(annotations, image_root, vocabulary, other_categories)
+    records = usable(read_records(annotations, image_root, vocabulary, other_categories), settings)
     work_dir.mkdir(parents=True, exist_ok=True)
     decisive = {
         "training_version": TRAINING_VERSION,
@@ -103,7 +106,7 @@ def train(
     from model_zoo.training_loop import run
 
     config = model_config(student, len(vocabulary), from_scratch=settings.warm_start == "none")
-    state = run(
+    trained = run(
         student=student,
         config=config,
         settings=settings,
@@ -118,14 +121,20 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
     )
     origin = {
-        "training": {**decisive, "student": student.name, "images": len(records)},
+        "training": {
+            **decisive,
+            "student": student.name,
+            "images": len(records),
+            "steps": trained.steps,
+            "planned_steps": trained.planned_steps,
+        },
         **dict(provenance or {}),
     }
     return write_mmdet_bundle(
         output,
         name=name,
         model_config=config,
-        state_dict=state,
+        state_dict=trained.state,
         vocabulary=vocabulary,
         input=input_spec(student, settings.image_size),
         provenance=origin,

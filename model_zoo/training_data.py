@@ -1,4 +1,4 @@
-"""Training images and boxes: COCO JSON in, mmdet's packed samples out.
+"""Training samples: images and boxes in, augmented and packed for mmdet.
 
 Every random choice of a sample follows from (seed, epoch, place in the epoch)
 alone, never from what was drawn before. So the same seed gives the same
@@ -8,17 +8,14 @@ where the killed one stood.
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
@@ -26,6 +23,7 @@ from composition.errors import UserError
 from model_zoo.images import BadImageError, read_rgb
 from model_zoo.mmdet_runtime import import_mmdet
 from model_zoo.student_settings import StudentSettings
+from model_zoo.training_records import Record, imperfect
 
 PAD = 114
 """Grey value around letterboxed images, as in YOLOX."""
@@ -34,156 +32,6 @@ CACHE_BYTES = 1 << 30
 
 Key = tuple[int, int, int]
 """(epoch, place in the epoch, index of the image)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One image and its boxes.
-
-    Attributes:
-        path: The image file.
-        width: Width in pixels after EXIF orientation.
-        height: Height in pixels after EXIF orientation.
-        boxes: (N, 4) float32, x1 y1 x2 y2 in pixels, clipped to the image.
-        labels: (N,) int64, index into the vocabulary.
-        ignore: (N,) bool, True for regions that must not be learned from.
-    """
-
-    path: Path
-    width: int
-    height: int
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    ignore: NDArray[np.bool_]
-
-
-def read_records(
-    annotations: Path,
-    image_root: Path,
-    vocabulary: tuple[str, ...],
-    other_categories: Literal["error", "background"] = "error",
-) -> tuple[Record, ...]:
-    """Reads and checks a COCO instances file.
-
-    Args:
-        annotations: COCO JSON; ``iscrowd`` 1 marks an ignore region.
-        image_root: Folder that ``file_name`` is relative to.
-        vocabulary: Class names in the order of the student's classes.
-        other_categories: What boxes of a category outside the vocabulary
-            mean: an error, or plain background (a detector of some classes is
-            trained on a file that labels more).
-
-    Returns:
-        One record per image, in the order of the file; images without boxes
-        are kept, they train as background.
-
-    Raises:
-        UserError: Unreadable file, category outside the vocabulary, class
-            without a category, missing image, broken box, or no box at all.
-    """
-    document = _read_json(annotations)
-    labels = _labels_of_categories(document, annotations, vocabulary, other_categories)
-    by_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
-    for annotation in document["annotations"]:
-        if annotation.get("image_id") not in by_image:
-            raise UserError(
-                f"{annotations}: annotation {annotation.get('id')} names image id "
-                f"{annotation.get('image_id')}, which is not in 'images'",
-                "Export the annotations again.",
-            )
-        if annotation.get("category_id") not in labels:
-            raise UserError(
-                f"{annotations}: annotation {annotation.get('id')} has category id "
-                f"{annotation.get('category_id')}, which is not in 'categories'",
-                "Export the annotations again.",
-            )
-        by_image[annotation["image_id"]].append(annotation)
-    records = tuple(
-        _record(image, by_image[image["id"]], labels, annotations, image_root) for image in document["images"]
-    )
-    if not any((~record.ignore).any() for record in records):
-        raise UserError(
-            f"{annotations}: none of its {len(records)} images has a box of {', '.join(vocabulary)}",
-            "There is nothing to learn; lower the score thresholds or add images.",
-        )
-    return records
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as COCO JSON: {error}", "Give a COCO instances file."
-        ) from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            raise UserError(f"{path}: the list {key!r} is missing", "Give a COCO instances file.")
-    return document
-
-
-def _labels_of_categories(
-    document: dict[str, Any],
-    path: Path,
-    vocabulary: tuple[str, ...],
-    other_categories: Literal["error", "background"],
-) -> dict[Any, int | None]:
-    index = {name: label for label, name in enumerate(vocabulary)}
-    names = [category["name"] for category in document["categories"]]
-    if other_categories == "error":
-        for name in names:
-            if name not in index:
-                near = difflib.get_close_matches(name, vocabulary, n=3) or list(vocabulary[:5])
-                raise UserError(
-                    f"{path}: category {name!r} is not one of the student's classes",
-                    f"Rename or map it; candidates: {', '.join(near)}.",
-                )
-    for name in vocabulary:
-        if names.count(name) != 1:
-            near = difflib.get_close_matches(name, names, n=3) or names[:5]
-            raise UserError(
-                f"{path}: class {name!r} stands {names.count(name)} times in 'categories', not once",
-                f"Correct the class names; the file has: {', '.join(near)}.",
-            )
-    return {category["id"]: index.get(category["name"]) for category in document["categories"]}
-
-
-def _record(
-    image: dict[str, Any],
-    annotations: list[dict[str, Any]],
-    labels: dict[Any, int | None],
-    source: Path,
-    image_root: Path,
-) -> Record:
-    path = image_root / image["file_name"]
-    if not path.is_file():
-        raise UserError(f"{source}: image {path} does not exist", "Check the image folder.")
-    width, height = int(image["width"]), int(image["height"])
-    boxes, classes, ignore = [], [], []
-    for annotation in annotations:
-        label = labels[annotation["category_id"]]
-        if label is None:
-            continue
-        box = annotation.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(math.isfinite, box)):
-            raise UserError(
-                f"{source}: annotation {annotation.get('id')}: 'bbox' is {box!r}, not [x, y, width, height]",
-                "Export the annotations again.",
-            )
-        x1, y1 = max(box[0], 0.0), max(box[1], 0.0)
-        x2, y2 = min(box[0] + box[2], width), min(box[1] + box[3], height)
-        if x2 - x1 >= 1 and y2 - y1 >= 1:
-            boxes.append((x1, y1, x2, y2))
-            classes.append(label)
-            ignore.append(bool(annotation.get("iscrowd", 0)))
-    return Record(
-        path,
-        width,
-        height,
-        np.asarray(boxes, np.float32).reshape(-1, 4),
-        np.asarray(classes, np.int64),
-        np.asarray(ignore, bool),
-    )
 
 
 class EpochSampler(Sampler[Key]):
@@ -222,6 +70,15 @@ class EpochSampler(Sampler[Key]):
 class TrainingSet(Dataset[dict[str, Any]]):
     """Augmented samples, packed for mmdet; indexed by the keys of `EpochSampler`.
 
+    mmdet's transforms move, cut and drop boxes together with one label each,
+    which they never look at. So a box travels under its number among all boxes,
+    and gets its class, its weights and its meaning back at the end. A class that
+    is unspoken on an image is a box around that image, so that in a mosaic the
+    class is unspoken in that tile alone.
+
+    Imperfect labels (`imperfect`) come as `model_zoo.imperfect_labels` wants
+    them, others as mmdet's own losses do.
+
     Args:
         records: The images and boxes.
         settings: Image size, augmentation and schedule.
@@ -242,6 +99,8 @@ class TrainingSet(Dataset[dict[str, Any]]):
         self._mosaic = settings.augmentation == "standard"
         self._strong = _build(strong_pipeline(settings))
         self._plain = _build(plain_pipeline(settings))
+        self._boxes = _BoxTable(records)
+        self._imperfect = imperfect(records)
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._cache_left = CACHE_BYTES
 
@@ -260,6 +119,8 @@ class TrainingSet(Dataset[dict[str, Any]]):
             sample["mix_results"] = [self._load(random.randrange(len(self))) for _ in range(3)]  # noqa: S311
         for transform in self._strong if strong else self._plain:
             sample = transform(sample)
+        for instances in (sample["data_samples"].gt_instances, sample["data_samples"].ignored_instances):
+            self._boxes.name(instances, weighted=self._imperfect)
         return sample
 
     def _load(self, index: int) -> dict[str, Any]:
@@ -272,6 +133,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
                 self._cache_left -= image.nbytes
         height, width = image.shape[:2]
         scale = np.array([width / record.width, height / record.height] * 2, np.float32)
+        whole = np.array([[0, 0, width, height]] * len(record.unspoken), np.float32).reshape(-1, 4)
         return {
             "img": image.copy(),
             "img_shape": (height, width),
@@ -279,10 +141,43 @@ class TrainingSet(Dataset[dict[str, Any]]):
             "scale_factor": (width / record.width, height / record.height),
             "img_id": index,
             "img_path": str(record.path),
-            "gt_bboxes": self._box_type(record.boxes * scale),
-            "gt_bboxes_labels": record.labels.copy(),
-            "gt_ignore_flags": record.ignore.copy(),
+            "gt_bboxes": self._box_type(np.concatenate([record.boxes * scale, whole])),
+            "gt_bboxes_labels": self._boxes.numbers(index),
+            "gt_ignore_flags": np.concatenate([record.ignore, np.ones(len(whole), bool)]),
         }
+
+
+class _BoxTable:
+    """All boxes of a data set, numbered: those of the first image, its unspoken classes, and so on."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        def column(of_record: Callable[[Record], Any], unspoken: Any, dtype: Any) -> NDArray[Any]:
+            parts = []
+            for record in records:
+                fill = record.unspoken if unspoken is None else np.full(len(record.unspoken), unspoken)
+                parts += [of_record(record), fill]
+            joined: NDArray[Any] = np.concatenate(parts).astype(dtype)
+            return joined
+
+        self._labels = column(lambda record: record.labels, None, np.int64)
+        self._columns = {
+            "class_weights": column(lambda record: record.class_weights, 1, np.float32),
+            "box_weights": column(lambda record: record.box_weights, 1, np.float32),
+            "unspoken": column(lambda record: np.zeros(len(record.boxes)), True, bool),
+        }
+        self._first = np.cumsum([0] + [len(record.boxes) + len(record.unspoken) for record in records])
+
+    def numbers(self, image: int) -> NDArray[np.int64]:
+        """The numbers of an image's boxes."""
+        return np.arange(self._first[image], self._first[image + 1], dtype=np.int64)
+
+    def name(self, instances: Any, *, weighted: bool) -> None:
+        """Turns the numbers of mmdet's ``InstanceData`` into labels, with all else if asked for."""
+        numbers = instances.labels.numpy()
+        instances.labels = torch.from_numpy(self._labels[numbers])
+        if weighted:
+            for name, values in self._columns.items():
+                setattr(instances, name, torch.from_numpy(values[numbers]))
 
 
 def _decode(record: Record) -> NDArray[np.uint8]:

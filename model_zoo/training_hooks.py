@@ -29,6 +29,10 @@ def diverged(what: str) -> UserError:
     )
 
 
+class BudgetSpent(Exception):  # noqa: N818 - ends a training like StopIteration ends a loop
+    """The time for a training is over; its state has been saved."""
+
+
 class StepSeedHook(Hook):  # type: ignore[misc]  # mmengine ships no types
     """Makes every step's random numbers depend on (seed, step) alone.
 
@@ -116,19 +120,32 @@ class CheckpointHook(Hook):  # type: ignore[misc]
             always saved.
         averaged: The hook that keeps the moving average, or None.
         clock: Time trained so far.
+        budget_seconds: Time that may be trained, or None.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, folder: Path, every_seconds: float, averaged: EMAHook | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every_seconds: float,
+        averaged: EMAHook | None,
+        clock: Clock,
+        budget_seconds: float | None,
+    ) -> None:
         self.folder = folder
         self.every_seconds = every_seconds
         self.averaged = averaged
         self.clock = clock
+        self.budget_seconds = math.inf if budget_seconds is None else budget_seconds
         self.saved_at = time.monotonic()
 
     def before_train(self, runner: Any) -> None:
-        """Restores the newest checkpoint, if there is one."""
+        """Restores the newest checkpoint, if there is one.
+
+        Raises:
+            BudgetSpent: It was the last one.
+        """
         checkpoint = training_checkpoint.load(self.folder)
         if checkpoint is None:
             return
@@ -149,14 +166,21 @@ class CheckpointHook(Hook):  # type: ignore[misc]
         loop._epoch = checkpoint.step // len(loop.dataloader)
         self.clock.resume(checkpoint.seconds, checkpoint.step)
         runner.logger.info(f"resumed at step {checkpoint.step} of {runner.max_iters}")
+        if checkpoint.seconds >= self.budget_seconds:
+            raise BudgetSpent
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Saves when it is time, and after the last step."""
+        """Saves when it is time, and after the last step.
+
+        Raises:
+            BudgetSpent: This was the last step, though not of the schedule.
+        """
         del batch_idx, data_batch, outputs
-        done = runner.iter + 1
-        if done < runner.max_iters and time.monotonic() - self.saved_at < self.every_seconds:
+        done, seconds = runner.iter + 1, self.clock.elapsed()
+        last = done == runner.max_iters or seconds >= self.budget_seconds
+        if not last and time.monotonic() - self.saved_at < self.every_seconds:
             return
         training_checkpoint.save(
             self.folder,
@@ -166,7 +190,11 @@ class CheckpointHook(Hook):  # type: ignore[misc]
                 ema={} if self.averaged is None else self.averaged.ema_model.state_dict(),
                 optimizer=runner.optim_wrapper.optimizer.state_dict(),
                 schedulers=[scheduler.state_dict() for scheduler in runner.param_schedulers],
-                seconds=self.clock.elapsed(),
+                seconds=seconds,
             ),
         )
         self.saved_at = time.monotonic()
+        if last and done < runner.max_iters:
+            runner.logger.info(f"the budget is spent after step {done} of {runner.max_iters}")
+            runner.train_loop._iter = done
+            raise BudgetSpent

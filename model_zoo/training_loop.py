@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dataset import pseudo_collate
 
-from model_zoo import training_checkpoint, warm_start
+from model_zoo import imperfect_labels, training_checkpoint, warm_start
 from model_zoo.mmdet_runtime import build_model, import_mmdet
 from model_zoo.student_configs import StudentConfig
 from model_zoo.student_settings import StudentSettings
 from model_zoo.training import CALIBRATION_BATCHES
-from model_zoo.training_data import EpochSampler, Record, TrainingSet
-from model_zoo.training_hooks import CheckpointHook, LastEpochsHook, ProgressHook, StepSeedHook, diverged
+from model_zoo.training_data import EpochSampler, TrainingSet
+from model_zoo.training_hooks import (
+    BudgetSpent,
+    CheckpointHook,
+    LastEpochsHook,
+    ProgressHook,
+    StepSeedHook,
+    diverged,
+)
 from model_zoo.training_progress import Clock, TrainingProgress
+from model_zoo.training_records import Record, imperfect
 from model_zoo.training_runner import averaging_hook, build_runner, process_state
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came out of a training.
+
+    Attributes:
+        state: State dict of the moving average, or of the last step without one.
+        steps: Optimiser steps done.
+        planned_steps: Optimiser steps of the schedule; more than done when the
+            budget was spent before.
+    """
+
+    state: dict[str, torch.Tensor]
+    steps: int
+    planned_steps: int
 
 
 def run(
@@ -34,17 +60,15 @@ def run(
     warm_start_bundle: Path | None,
     on_progress: Callable[[TrainingProgress], None] | None,
     checkpoint_seconds: float,
-) -> dict[str, torch.Tensor]:
-    """Trains, or goes on training; see `model_zoo.training.train`.
-
-    Returns:
-        State dict of the moving average, or of the last step without one.
-    """
+) -> Trained:
+    """Trains, or goes on training; see `model_zoo.training.train`."""
     import_mmdet()  # its logger outlives this training
     with process_state(threads):
         torch.manual_seed(seed)
         model = build_model(config)
         model.init_weights()
+        if imperfect(records):
+            imperfect_labels.enable(model)
         samples = TrainingSet(records, settings, seed)
         sampler = EpochSampler(len(records), settings.batch_size, seed)
         if not (work_dir / training_checkpoint.FILE).exists():
@@ -52,12 +76,13 @@ def run(
         # a fifth to a quarter faster on a CPU, for every student; inputs follow the weights
         model.to(memory_format=torch.channels_last)
         clock = Clock()
+        budget = None if settings.budget_minutes is None else settings.budget_minutes * 60
         averaged = averaging_hook(sampler.steps * settings.epochs) if settings.ema else None
         hooks = [
             StepSeedHook(seed, sampler),
             LastEpochsHook(samples.first_plain_epoch),
             ProgressHook(on_progress, clock),
-            CheckpointHook(work_dir, checkpoint_seconds, averaged, clock),
+            CheckpointHook(work_dir, checkpoint_seconds, averaged, clock, budget),
         ]
         runner = build_runner(
             model,
@@ -71,14 +96,19 @@ def run(
             hooks=[*hooks, *([averaged] if averaged else [])],
         )
         try:
-            runner.train()
+            with contextlib.suppress(BudgetSpent):
+                runner.train()
         except (RuntimeError, ValueError, AssertionError) as error:
             # some assigners refuse what is not a number before there is a loss to look at
             if all(value.isfinite().all() for value in runner.model.state_dict().values()):
                 raise
             raise diverged(f"after step {runner.iter} of {runner.max_iters}") from error
         result = runner.model if averaged is None else averaged.ema_model.module
-        return {name: value.detach().cpu() for name, value in result.state_dict().items()}
+        return Trained(
+            {name: value.detach().cpu() for name, value in result.state_dict().items()},
+            runner.iter,
+            runner.max_iters,
+        )
 
 
 def _start(

@@ -116,7 +116,7 @@ def build_runner(
         train_dataloader=loader,
         train_cfg={"by_epoch": True, "max_epochs": settings.epochs},
         optim_wrapper={
-            "type": "OptimWrapper",
+            **precision(settings, device),
             "optimizer": optimizer,
             "clip_grad": {"max_norm": student.clip_norm},
             "paramwise_cfg": {"norm_decay_mult": 0.0, "bias_decay_mult": 0.0, "bypass_duplicate": True},
@@ -129,6 +129,21 @@ def build_runner(
         randomness={"seed": seed},
         experiment_name=name,
     )
+
+
+def precision(settings: StudentSettings, device: str) -> dict[str, Any]:
+    """The optimiser wrapper: bfloat16 where a GPU has it, float32 elsewhere.
+
+    bfloat16 has float32's range: the loss needs no scaling, so there is no
+    scaler whose state a checkpoint would have to hold.
+    """
+    if (
+        settings.amp
+        and torch.device(device).type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        return {"type": "AmpOptimWrapper", "dtype": "bfloat16", "loss_scale": 1.0}
+    return {"type": "OptimWrapper"}
 
 
 def averaging_hook(steps: int) -> EMAHook:

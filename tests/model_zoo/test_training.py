@@ -14,7 +14,8 @@ from model_zoo.adapters.registry import open_detector
 from model_zoo.images import read_rgb
 from model_zoo.student_settings import StudentSettings
 from model_zoo.training import TrainingProgress, train
-from model_zoo.training_data import PAD, EpochSampler, TrainingSet, fit, read_records
+from model_zoo.training_data import PAD, EpochSampler, TrainingSet, fit
+from model_zoo.training_records import read_records
 from tests.model_zoo.squares import CLASSES, category_id, dump, write_squares
 
 QUICK = StudentSettings(
