@@ -3,7 +3,8 @@
     python -m benchmarks.ensembles [--data DIR] [--json]
 
 ``expert`` is calibrated on 100 images of ``coco/train.json``, never on the
-measured ones. Writes ``benchmarks/results/ensembles.json``. Two minutes on 2 cores.
+measured ones; ``label_free`` is the same fuser, calibrated without any label from
+a second look at the measured images. Writes ``benchmarks/results/ensembles.json``. Two minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def measure(data: Path) -> list[dict[str, Any]]:
     from composition import label_space as spaces
     from composition.fusion import fuser
     from tasks import ensemble, evaluate
+    from tasks.calibrate import POOL_SAMPLE
     from tasks.home import Home
 
     dataset = evaluate.load_dataset(data / "coco" / "val.json")
@@ -49,7 +51,9 @@ def measure(data: Path) -> list[dict[str, Any]]:
             space = spaces.build({teacher.name: teacher.manifest.vocabulary for teacher in members})
             expert = ensemble.calibrated_expert(home.store, members, space, labelled, CALIBRATION_IMAGES)
             row: dict[str, Any] = {"group": group, "teachers": list(names)}
-            for name, fusing in {"nms": fuser("nms"), "wbf": fuser("wbf"), "expert": expert}.items():
+            label_free = ensemble.label_free_expert(home.store, members, space, dataset, POOL_SAMPLE)
+            fusers = {"nms": fuser("nms"), "wbf": fuser("wbf"), "expert": expert, "label_free": label_free}
+            for name, fusing in fusers.items():
                 result = ensemble.evaluate_ensemble(home.store, members, space, dataset, fusing)
                 row[name] = result.ensemble.AP
                 row["best_teacher"] = max(metrics.AP or 0 for metrics in result.teachers.values())
@@ -79,7 +83,9 @@ def main() -> None:
         print(json.dumps(document))
         return
     for row in document["rows"]:
-        figures = "  ".join(f"{key} {row[key]:.1f}" for key in ("best_teacher", "nms", "wbf", "expert"))
+        figures = "  ".join(
+            f"{key} {row[key]:.1f}" for key in ("best_teacher", "nms", "wbf", "expert", "label_free")
+        )
         print(f"{row['group']:6} {figures}")
 
 

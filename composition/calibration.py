@@ -11,6 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from composition import detections as table
+from composition.box_weights import fit_box_weights
 from composition.detections import Detections
 from composition.errors import UserError
 from composition.fusion.expert import Expert, Expertise
@@ -20,33 +21,30 @@ MINIMUM_OBJECTS = 20
 
 
 def calibrate_curve(detections: Detections, truth: Objects) -> Expertise:
-    """Calibration curve and localisation precision of one teacher.
+    """Calibration curve of one teacher.
 
-    The curve is the isotonic regression of `Matches.quality` (the expected
-    share of COCO's IoU thresholds at which a box is right, of which AP is the
-    mean, too) on the score. The precision is 1 / mean (1 - IoU)² over its best
-    boxes of the objects that it found; a teacher that found none keeps the neutral 1.
+    The isotonic regression of `Matches.quality` (the expected share of COCO's
+    IoU thresholds at which a box is right, of which AP is the mean, too) on the
+    score.
 
     Args:
         detections: Its detections on the labelled images, in the union classes.
         truth: The labels.
     """
     found = match(detections, truth)
-    counted, right = found.counted, found.quality > 0
-    if not counted.any():
+    if not found.counted.any():
         return Expertise()
-    spread = float(np.mean((1 - found.iou[right]) ** 2)) if right.any() else 1.0
-    scores, quality = _curve(detections.score[counted].astype(np.float64), found.quality[counted])
-    return Expertise(scores, quality, precision=1 / max(spread, 1e-4))
+    return Expertise(*rising_curve(detections.score[found.counted], found.quality[found.counted]))
 
 
-def _curve(
-    score: NDArray[np.float64], quality: NDArray[np.float64]
+def rising_curve(
+    score: NDArray[np.float32], quality: NDArray[np.float64]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Knots at the middle of every step of the isotonic regression, and at (0, 0) and (1, 1).
 
     The steps themselves would tie most scores, and AP is all about order.
     """
+    score = score.astype(np.float64)
     fitted = IsotonicRegression(y_min=0, y_max=1).fit_transform(score, quality)
     levels, step = np.unique(fitted, return_inverse=True)
     middle = np.bincount(step, score) / np.bincount(step)
@@ -59,7 +57,8 @@ def calibrate(
 ) -> Expert:
     """Fits an `Expert` fuser on labelled images.
 
-    After every teacher's own curve, the weights of the fused score are those of
+    After every teacher's own curve come the weights of its boxes, see
+    `composition.box_weights`, and then those of the fused score: they are those of
     a logistic regression of the clusters' quality on the teachers' evidence
     (L2, C = 1). Factors on logits are held at 0 or above, so that a higher
     score never lowers the fused one; a factor that comes out negative is
@@ -82,6 +81,9 @@ def calibrate(
     curves = tuple(calibrate_curve(part, truth) for part in tables)
     sees = tuple(tuple(map(bool, row)) for row in coverage)
     fuser = Expert(iou, curves, sees)
+    trust, sharpness = fit_box_weights(*fuser.clusters(tables), truth)
+    weighed = tuple(replace(one, trust=float(value)) for one, value in zip(curves, trust, strict=True))
+    fuser = replace(fuser, expertise=weighed, sharpness=sharpness)
     pooled, clusters = fuser.clusters(tables)
     logits, present, silent = fuser.evidence(pooled, clusters)
     known = np.where(present, logits, 0)
@@ -102,7 +104,7 @@ def calibrate(
             presence=float(weights[teachers + 1 + t]),
             silence=float(weights[2 * teachers + 1 + t]),
         )
-        for t, curve in enumerate(curves)
+        for t, curve in enumerate(weighed)
     )
     return replace(fuser, expertise=expertise, bias=bias, best=float(weights[teachers]))
 

@@ -62,11 +62,13 @@ class Matches:
         quality: (N,) float64 in [0, 1]: the share of the thresholds at which the
             row is right, each object being given to the best row only.
         iou: (N,) float64, IoU with the best object of its image and class.
+        nearest: (N,) int64, that object; -1 where there is none.
         counted: (N,) bool, False inside a crowd region.
     """
 
     quality: NDArray[np.float64]
     iou: NDArray[np.float64]
+    nearest: NDArray[np.int64]
     counted: NDArray[np.bool_]
 
 
@@ -80,6 +82,7 @@ def match(detections: Detections, truth: Objects, ious: NDArray[np.float64] = IO
     """
     count = len(detections)
     quality, best, counted = np.zeros(count), np.zeros(count), np.ones(count, np.bool_)
+    nearest = np.full(count, -1, np.int64)
     groups: dict[tuple[int, int], list[int]] = {}
     for position, key in enumerate(zip(truth.image_id.tolist(), truth.class_id.tolist(), strict=True)):
         groups.setdefault(key, []).append(position)
@@ -98,8 +101,9 @@ def match(detections: Detections, truth: Objects, ious: NDArray[np.float64] = IO
         overlap = overlap[:, ~crowd]
         if overlap.size:
             best[members] = overlap.max(axis=1)
+            nearest[members] = places[~crowd][overlap.argmax(axis=1)]
             quality[members] = _share(overlap, ious)
-    return Matches(quality, best, counted | (best >= ious[0]))
+    return Matches(quality, best, nearest, counted | (best >= ious[0]))
 
 
 def _share(overlap: NDArray[np.float64], ious: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -90,6 +90,7 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
             plan.labelled,
             recipe.calibrate.images,
             recipe.detection_floor,
+            recipe.generate,
         )
         fuser = load_fuser(calibrated)
         step.done(calibrated)

@@ -1,4 +1,4 @@
-"""Calibration: what the teachers' scores are worth, from a few labels or from their agreement."""
+"""Calibration: what the teachers' scores are worth, from a few labels or from a second look at the pool."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from composition.calibration import calibrate
 from composition.detections import Detections
 from composition.errors import UserError
 from composition.fusion import Expert, Fuser
+from composition.label_free import calibrate_label_free
 from composition.label_space import LabelSpace
 from composition.matching import Objects, objects
 from tasks import fusers
 from tasks.ensemble import mapped_detections
 from tasks.evaluate import Dataset, few_images
 from tasks.image_index import iter_index
-from tasks.infer import load_detections
+from tasks.infer import GenerateSettings, load_detections, run_inference
 from tasks.method_settings import Calibration
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
 
-CALIBRATION_VERSION = 1
+CALIBRATION_VERSION = 2
 FUSER_FILE = "fuser.json"
-POOL_SAMPLE = 2000
-"""Images of the pool that calibration without labels looks at, at most: its memory stays the same."""
+POOL_SAMPLE = 500
+"""Images of the pool that the teachers look at twice, at most: time and memory stay the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def calibrate_fuser(
     dataset: Dataset | None,
     images: int,
     floor: float,
+    generate: GenerateSettings,
 ) -> Artifact:
     """The fuser of a composition, with everything that calibration could learn.
 
@@ -117,6 +119,7 @@ def calibrate_fuser(
         dataset: The labels; needed for ``labels`` only.
         images: How many labelled images to use at most.
         floor: Raw scores below it do not count.
+        generate: How the teachers were run on the pool, for the second look.
 
     Returns:
         The artifact with ``fuser.json``; see `load_fuser`.
@@ -150,8 +153,13 @@ def calibrate_fuser(
     elif method == "label-free":
         assert isinstance(fuser, Expert)
         sample = pool_sample(index)
+        again = {
+            teacher.name: run_inference(store, teacher, index, generate, "second", sample)
+            for teacher in teachers
+        }
         tables = pool_tables(shards, space, sample, floor)
-        fuser = without_labels(tables, spaces.coverage(space), fuser.iou)
+        second = pool_tables(again, space, sample, floor)
+        fuser = calibrate_label_free(tables, second, spaces.coverage(space), fuser.iou)
         counts = {"images": len(sample), "detections": sum(map(len, tables))}
     inputs = {"label-space": spaces.digest(space), **{t.name: t.digest for t in teachers}}
     with store.write("fusers", key, inputs) as draft:
@@ -167,11 +175,6 @@ calibrate_task = step(calibrate_fuser, "calibrate")
 def load_fuser(artifact: Artifact) -> Fuser:
     """The fuser that `calibrate_fuser` kept."""
     return fusers.from_json(json.loads(artifact.file(FUSER_FILE).read_text()))
-
-
-def without_labels(tables: Sequence[Detections], coverage: NDArray[np.bool_], iou: float) -> Expert:
-    """The expert fuser as it is learned from the teachers' agreement."""
-    return Expert(iou)
 
 
 def pool_sample(index: Artifact, images: int = POOL_SAMPLE) -> NDArray[np.int64]:

@@ -17,9 +17,11 @@ from composition.errors import UserError
 from composition.evaluation import Metrics
 from composition.fusion import Fuser
 from composition.fusion.expert import Expert
+from composition.label_free import calibrate_label_free
 from composition.label_space import LabelSpace
 from composition.matching import objects
 from tasks.evaluate import Dataset, few_images, index_dataset, run_on_dataset, shared_categories
+from tasks.infer import Look
 from tasks.store import Store
 from tasks.teachers import Teacher
 
@@ -95,12 +97,39 @@ def calibrated_expert(
     return calibrate(covered, spaces.coverage(space), objects(chosen.coco, categories))
 
 
+def label_free_expert(
+    store: Store, teachers: Sequence[Teacher], space: LabelSpace, dataset: Dataset, images: int
+) -> Expert:
+    """The `Expert` fuser, calibrated on images of a data set without looking at their labels.
+
+    Args:
+        store: Keeps the detections.
+        teachers: In the label space's order.
+        space: The label space.
+        dataset: The images; at most ``images`` of them, in the order of a hash of their names.
+        images: How many to use.
+
+    Raises:
+        UserError: Too few detections.
+    """
+    chosen = few_images(dataset, images)
+    return calibrate_label_free(
+        mapped_detections(store, teachers, space, chosen),
+        mapped_detections(store, teachers, space, chosen, "second"),
+        spaces.coverage(space),
+    )
+
+
 def mapped_detections(
-    store: Store, teachers: Sequence[Teacher], space: LabelSpace, dataset: Dataset
+    store: Store,
+    teachers: Sequence[Teacher],
+    space: LabelSpace,
+    dataset: Dataset,
+    look: Look = "first",
 ) -> list[Detections]:
     """Every teacher's detections on a data set in the union classes."""
     index = index_dataset(store, dataset)
     return [
-        spaces.map_detections(space, teacher.name, run_on_dataset(store, teacher, dataset, index))
+        spaces.map_detections(space, teacher.name, run_on_dataset(store, teacher, dataset, index, look))
         for teacher in teachers
     ]

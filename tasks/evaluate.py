@@ -32,7 +32,7 @@ from tasks.image_index import (
     load_quarantine,
     read_json,
 )
-from tasks.infer import GenerateSettings, load_all, run_inference
+from tasks.infer import GenerateSettings, Look, load_all, run_inference
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
@@ -136,11 +136,13 @@ def index_dataset(store: Store, dataset: Dataset) -> Artifact:
     return index
 
 
-def run_on_dataset(store: Store, detector: Teacher, dataset: Dataset, index: Artifact) -> Detections:
+def run_on_dataset(
+    store: Store, detector: Teacher, dataset: Dataset, index: Artifact, look: Look = "first"
+) -> Detections:
     """Runs a detector on the index of a data set; image ids are those of the data set."""
     names = {image["file_name"]: image["id"] for image in dataset.coco["images"]}
     records = load_index(index)
-    found = load_all(run_inference(store, detector, index, SETTINGS))
+    found = load_all(run_inference(store, detector, index, SETTINGS, look))
     lookup = np.full(max(record.image_id for record in records) + 1, -1, np.int64)
     for record in records:
         lookup[record.image_id] = names[record.path]

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from composition import detections as table
 from composition.detections import Detections
 from composition.errors import UserError
+from composition.second_look import bordered, without_border
 from composition.stability import flip_spread
 from model_zoo.adapters.base import Detector, InferenceSettings
 from model_zoo.adapters.registry import open_detector
@@ -32,6 +33,7 @@ from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
 
 INFERENCE_VERSION = 1
+SECOND_LOOK_VERSION = 1
 SHARD_FILE = "detections.parquet"
 
 
@@ -59,10 +61,16 @@ class GenerateSettings(BaseModel):
         return self.model_dump(mode="json", include=chosen)
 
 
-def shard_key(teacher: Teacher, records: Sequence[ImageRecord], settings: GenerateSettings) -> str:
+Look = Literal["first", "second"]
+
+
+def shard_key(
+    teacher: Teacher, records: Sequence[ImageRecord], settings: GenerateSettings, look: Look = "first"
+) -> str:
     """Digest of everything that decides a shard's content."""
     images = [(record.image_id, record.sha256) for record in records]
-    return digest_of("detections", INFERENCE_VERSION, teacher.digest, settings.decisive(), images)
+    how = [] if look == "first" else [look, SECOND_LOOK_VERSION]
+    return digest_of("detections", INFERENCE_VERSION, teacher.digest, settings.decisive(), images, *how)
 
 
 def missing_shards(store: Store, teacher: Teacher, index: Artifact, settings: GenerateSettings) -> int:
@@ -75,7 +83,12 @@ def missing_shards(store: Store, teacher: Teacher, index: Artifact, settings: Ge
 
 
 def run_inference(
-    store: Store, teacher: Teacher, index: Artifact, settings: GenerateSettings
+    store: Store,
+    teacher: Teacher,
+    index: Artifact,
+    settings: GenerateSettings,
+    look: Look = "first",
+    only: NDArray[np.int64] | None = None,
 ) -> list[Artifact]:
     """Runs a teacher on every image of an index.
 
@@ -84,17 +97,23 @@ def run_inference(
         teacher: The detector.
         index: An image index.
         settings: Score floor, batch and shard size.
+        look: ``second`` shows the images with a border, see `composition.second_look`.
+        only: (n,) ids of the images to show; None: all.
 
     Returns:
         One artifact per shard, in the order of the images.
     """
     records = load_index(index)
+    if only is not None:
+        wanted = set(only.tolist())
+        records = [record for record in records if record.image_id in wanted]
+    again = ", again" if look == "second" else ""
     detector: Detector | None = None
     artifacts = []
-    with Tracker(f"{teacher.name} on {len(records)} images", len(records)) as tracker:
+    with Tracker(f"{teacher.name} on {len(records)} images{again}", len(records)) as tracker:
         done = 0
         for shard in shards(records, settings.shard_size):
-            key = shard_key(teacher, shard, settings)
+            key = shard_key(teacher, shard, settings, look)
             artifact = store.find("detections", key)
             if artifact is None:
                 # opened late: a run with nothing to do loads no model
@@ -104,7 +123,7 @@ def run_inference(
                         score_floor=settings.score_floor, max_detections=settings.max_detections
                     ),
                 )
-                found = _detect(detector, shard, settings, tracker, done)
+                found = _detect(detector, shard, settings, look, tracker, done)
                 artifact = _write(store, key, teacher, shard, found)
             artifacts.append(artifact)
             done += len(shard)
@@ -129,6 +148,7 @@ def _detect(
     detector: Detector,
     shard: Sequence[ImageRecord],
     settings: GenerateSettings,
+    look: Look,
     tracker: Tracker,
     done: int,
 ) -> Detections:
@@ -142,10 +162,16 @@ def _detect(
             if number + 1 < len(batches):
                 pending = ahead.submit(_read, batches[number + 1])
             ids = np.array([record.image_id for record in batch], np.int64)
-            found = detector.predict(images)
-            if settings.augment == "flip":
+            widths = np.array([record.width for record in batch], np.int64)
+            heights = np.array([record.height for record in batch], np.int64)
+            if look == "second":
+                found = without_border(
+                    detector.predict([bordered(image) for image in images]), widths, heights
+                )
+            else:
+                found = detector.predict(images)
+            if look == "first" and settings.augment == "flip":
                 mirrored = detector.predict([np.ascontiguousarray(image[:, ::-1]) for image in images])
-                widths = np.array([record.width for record in batch], np.int64)
                 found = replace(found, spread=flip_spread(found, mirrored, widths))
             parts.append(table.with_image_ids(found, ids))
             done += len(batch)

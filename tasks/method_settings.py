@@ -23,7 +23,7 @@ Rule = Literal["auto", "fixed", "f_beta", "expected_f", "mixture", "expected_cou
 LABEL_RULES = ("f_beta", "expected_f")
 
 # what calibration learns is no setting
-_LEARNED = {"expertise", "coverage", "bias", "best"}
+_LEARNED = {"expertise", "coverage", "bias", "best", "sharpness"}
 _KINDS: Mapping[str, type[Any]] = {"expert": Expert, "nms": Nms, "wbf": Wbf, "soft_nms": SoftNms}
 
 

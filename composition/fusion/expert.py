@@ -15,7 +15,6 @@ from composition.fusion.base import Fused, Pool, check_iou, collect, pool
 from composition.fusion.blocks import in_blocks
 from composition.fusion.clusters import Clusters, assign
 
-PRECISION_POWER = 3  # chosen on one split of COCO training images, see docs/decisions
 _TINY = 1e-4  # calibrated values stay this far from 0 and 1: their logits are finite
 
 
@@ -33,8 +32,7 @@ class Expertise:
         scores: Rising knots of the calibration curve, its raw scores.
         quality: Their calibrated values in [0, 1], never falling; in between,
             straight lines; beyond the ends, the end values.
-        precision: Positive, its cube is a factor on the share in fused boxes:
-            1 / mean squared (1 - IoU) of its right boxes, on any common scale.
+        trust: Added to the logarithm of its boxes' weights in fused boxes.
         agreement: Factor, not negative, on the logit of its calibrated score.
         presence: Added when it has a box in the cluster.
         silence: Added when it could have one and has none.
@@ -42,7 +40,7 @@ class Expertise:
 
     scores: tuple[float, ...] = (0.0, 1.0)
     quality: tuple[float, ...] = (0.0, 1.0)
-    precision: float = 1.0
+    trust: float = 0.0
     agreement: float = 0.0
     presence: float = 0.0
     silence: float = 0.0
@@ -58,15 +56,16 @@ class Expert:
     """Calibrated fusion that knows who can see what (ours).
 
     Boxes of one image and class are clustered, at most one per teacher, best
-    calibrated score first; the fused box is the mean weighted by calibrated
-    score times ``precision`` cubed. The fused score of a cluster is
+    calibrated score first; the fused box is the mean with the weights
+    exp(trust_t + sharpness · l_t). The fused score of a cluster is
 
         sigmoid(bias + best · max_t l_t + Σ present (agreement_t · l_t + presence_t) + Σ silent silence_t)
 
     with l_t the logit of teacher t's calibrated score. The sum over the silent
     runs over the experts of the class only: a teacher that cannot see it does
-    not count. `composition.calibration` learns the numbers from a few labels.
-    Without them (``expertise`` None) the highest raw score of a cluster wins.
+    not count. `composition.calibration` learns the numbers from a few labels,
+    `composition.label_free` without any. Without either (``expertise`` None)
+    the highest raw score of a cluster wins.
 
     Attributes:
         iou: IoU with the current fused box from which on a box joins it.
@@ -74,6 +73,7 @@ class Expert:
         coverage: Per union class, whether each teacher can see it; None: all can.
         bias: Constant of the sum.
         best: Factor, not negative, on the best member's logit.
+        sharpness: How much more a surer box of a cluster weighs in its box.
     """
 
     iou: float = 0.6
@@ -81,6 +81,7 @@ class Expert:
     coverage: tuple[tuple[bool, ...], ...] | None = None
     bias: float = 0.0
     best: float = 1.0
+    sharpness: float = 1.0
 
     def __post_init__(self) -> None:
         check_iou(self.iou, "expert")
@@ -117,8 +118,8 @@ class Expert:
             one.calibrated(part.score) + 1e-6 * part.score for one, part in zip(worth, tables, strict=True)
         ]
         pooled = pool(tables, rank=ranks)
-        precision = np.array([one.precision for one in worth])
-        weight = pooled.rank * (precision / precision.max())[pooled.teacher] ** PRECISION_POWER
+        trust = np.array([one.trust for one in worth])
+        weight = np.exp(trust[pooled.teacher] + self.sharpness * logit(pooled.rank))
         return pooled, assign(pooled, self.iou, weight=weight)
 
     def _worth(self, teachers: int) -> tuple[Expertise, ...]:
@@ -127,11 +128,16 @@ class Expert:
     def _scores(self, pooled: Pool, clusters: Clusters) -> NDArray[np.float64]:
         if self.expertise is None:
             return np.asarray(pooled.score[clusters.opener], np.float64)
+        return np.asarray(1 / (1 + np.exp(-self.odds(pooled, clusters))))
+
+    def odds(self, pooled: Pool, clusters: Clusters) -> NDArray[np.float64]:
+        """(M,) logits of the fused scores."""
         logits, present, silent = self.evidence(pooled, clusters)
-        coefficient = np.array([(one.agreement, one.presence, one.silence) for one in self.expertise])
+        worth = self._worth(pooled.num_teachers)
+        coefficient = np.array([(one.agreement, one.presence, one.silence) for one in worth])
         total = self.bias + self.best * np.where(present, logits, -np.inf).max(axis=1, initial=-np.inf)
         total += (np.where(present, logits, 0) * coefficient[:, 0] + present * coefficient[:, 1]).sum(axis=1)
-        return np.asarray(1 / (1 + np.exp(-(total + silent @ coefficient[:, 2]))))
+        return np.asarray(total + silent @ coefficient[:, 2])
 
     def evidence(
         self, pooled: Pool, clusters: Clusters

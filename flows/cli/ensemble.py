@@ -13,6 +13,13 @@ from flows.cli.output import JsonOption, percent, print_json, print_table
 from tasks.home import Home
 
 
+class Calibrate(StrEnum):
+    """From what the teachers' scores are calibrated when there are no labels for it."""
+
+    label_free = "label-free"
+    none = "none"
+
+
 class FuserName(StrEnum):
     """How boxes are fused."""
 
@@ -32,6 +39,13 @@ def ensemble(
         Path | None, typer.Option(help="COCO file with a few labelled images to calibrate on.")
     ] = None,
     calibrate_images: Annotated[int, typer.Option(min=1, help="How many of them to use.")] = 100,
+    calibrate: Annotated[
+        Calibrate | None,
+        typer.Option(
+            help="Without --calibrate-on: label-free lets every teacher look at the images twice and reads "
+            "no label; none takes scores as they are. Default for expert: label-free.",
+        ),
+    ] = None,
     label_space: Annotated[
         Path | None, typer.Option(help="A label space file; default: from the names.")
     ] = None,
@@ -43,10 +57,16 @@ def ensemble(
     from flows.recipe import LabelSpaceSettings
     from tasks import ensemble as ensembles
     from tasks import teachers
+    from tasks.calibrate import POOL_SAMPLE
     from tasks.evaluate import load_dataset
 
-    if calibrate_on and fuser is not FuserName.expert:
-        raise UserError(f"--fuser {fuser} cannot be calibrated", "Leave out --calibrate-on, or use expert.")
+    if (calibrate_on or calibrate is Calibrate.label_free) and fuser is not FuserName.expert:
+        option = "--calibrate-on" if calibrate_on else "--calibrate"
+        raise UserError(f"--fuser {fuser} cannot be calibrated", f"Leave out {option}, or use expert.")
+    if calibrate_on and calibrate:
+        raise UserError(
+            f"--calibrate {calibrate} and --calibrate-on contradict each other", "Give one of the two."
+        )
     if calibrate_on and calibrate_on.resolve() == images.resolve():
         raise UserError(
             f"--calibrate-on and --images are both {images}", "Measure on images that were not learnt from."
@@ -59,6 +79,8 @@ def ensemble(
     if calibrate_on:
         labelled = load_dataset(calibrate_on)
         fusing = ensembles.calibrated_expert(home.store, found, space, labelled, calibrate_images)
+    elif fuser is FuserName.expert and calibrate is not Calibrate.none:
+        fusing = ensembles.label_free_expert(home.store, found, space, dataset, POOL_SAMPLE)
     result = ensembles.evaluate_ensemble(home.store, found, space, dataset, fusing).to_dict()
     if as_json:
         print_json(result)

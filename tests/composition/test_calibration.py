@@ -87,7 +87,6 @@ def test_an_overconfident_teacher_is_corrected() -> None:
     score = np.array([0.85], np.float32)
     assert sure.calibrated(score)[0] > 0.8
     assert unsure.calibrated(score)[0] < 0.4
-    assert sure.precision > 5 * unsure.precision
 
 
 def test_calibrated_fusion_ranks_agreement_over_noise_and_keeps_the_better_box() -> None:
@@ -98,6 +97,8 @@ def test_calibrated_fusion_ranks_agreement_over_noise_and_keeps_the_better_box()
     both = fused.teachers == 3
     assert both.sum() > IMAGES * 0.8
     assert fused.detections.score[both].min() > fused.detections.score[fused.teachers == 2].max()
+    assert fuser.expertise is not None
+    assert fuser.expertise[0].trust > fuser.expertise[1].trust + 0.5
     # the mean lies by the careful teacher's box
     first = {int(i): box for i, box in zip(fresh[0].image_id, fresh[0].boxes, strict=True)}
     shift = [

@@ -74,6 +74,7 @@ def test_calibration_on_labels(
         arguments = {
             **{"index": index, "shards": shards, "space": space, "fuser": Expert(0.55)},
             **{"method": "labels", "dataset": scenes, "images": 12, "floor": 0.05},
+            **{"generate": GenerateSettings()},
             **changes,
         }
         return calibrate_fuser(store, teachers, **arguments)
@@ -112,7 +113,9 @@ def test_labels_without_a_known_class_are_an_error(
     (tmp_path / "letters.json").write_text(json.dumps(document))
     letters = load_dataset(tmp_path / "letters.json", scenes.root)
     with pytest.raises(UserError, match=r"letters\.json has no class of the label space"):
-        calibrate_fuser(store, teachers, index, shards, space, Expert(), "labels", letters, 16, 0.05)
+        calibrate_fuser(
+            store, teachers, index, shards, space, Expert(), "labels", letters, 16, 0.05, GenerateSettings()
+        )
 
 
 def test_calibration_without_labels_looks_at_the_pool(
@@ -122,15 +125,22 @@ def test_calibration_without_labels_looks_at_the_pool(
     shards: dict[str, list[Artifact]],
     space: LabelSpace,
 ) -> None:
-    made = calibrate_fuser(store, teachers, index, shards, space, Expert(), "label-free", None, 1, 0.05)
-    assert isinstance(load_fuser(made), Expert)
+    made = calibrate_fuser(
+        store, teachers, index, shards, space, Expert(), "label-free", None, 1, 0.05, GenerateSettings()
+    )
+    fuser = load_fuser(made)
+    assert isinstance(fuser, Expert)
+    assert fuser.expertise is not None
+    assert all(one.silence < 0 for one in fuser.expertise)
     assert made.counts["images"] == 16
     tables = pool_tables(shards, space, np.array([0, 5, 7]), 0.2)
     for table in tables:
         assert set(table.image_id.tolist()) <= {0, 5, 7}
         assert table.score.min() >= np.float32(0.2)
     fewer = {name: parts[:2] for name, parts in shards.items()}
-    other = calibrate_fuser(store, teachers, index, fewer, space, Expert(), "label-free", None, 1, 0.05)
+    other = calibrate_fuser(
+        store, teachers, index, fewer, space, Expert(), "label-free", None, 1, 0.05, GenerateSettings()
+    )
     assert other.digest != made.digest
 
 
