@@ -238,8 +238,8 @@ def markdown(document: dict[str, Any]) -> str:
         f"`{document['command']}`, {document['date']}, {document['machine']}. AP on `val.json`, in points;",
         "below a whole fuser (bold), the change when one part of it is removed. To calibrate on: "
         f"{document['calibration_images']}",
-        "labelled images of `train.json`; without labels, the measured images. Each of our own teachers was trained",
-        "on one half of `train.json`, so it has seen about half of the images to calibrate on.",
+        "labelled images of `train.json`; without labels, the measured images. Each of our own teachers was",
+        "trained on one half of `train.json`, so it has seen about half of the images to calibrate on.",
         "",
         head + " | mean |",
         "|---" * (len(rows) + 2) + "|",
