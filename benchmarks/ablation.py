@@ -40,6 +40,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.ensembles import GROUPS
 from benchmarks.teachers import add_teacher
@@ -54,6 +55,7 @@ from composition.matching import Objects, objects
 
 RESULTS = Path(__file__).parent / "results"
 CALIBRATION_IMAGES = 100
+FEWER_IMAGES = 50
 OWN = {
     "bccd": ("bccd-rbc-wbc", "bccd-wbc-platelets"),
     "cards": ("cards-low", "cards-high"),
@@ -67,6 +69,7 @@ WITH_LABELS = {
     "no_silence": "silence says nothing, the rest learned anew",
     "best_score": "the best member's calibrated score for the weighted sum",
     "all_see_all": "everyone counts as seeing every class, the rest learned anew",
+    "fewer_images": f"whole, calibrated on {FEWER_IMAGES} of the images",
 }
 WITHOUT_LABELS = {
     "label_free": "calibrated without labels, whole",
@@ -100,13 +103,13 @@ class Case:
     truth: Objects
     first: list[Detections]
     second: list[Detections]
-    coverage: Any
+    coverage: NDArray[np.bool_]
 
 
 def with_labels(case: Case) -> dict[str, Fuser]:
     """The calibrated fuser, and one for every ingredient removed."""
 
-    def fitted(coverage: Any = case.coverage) -> Expert:
+    def fitted(coverage: NDArray[np.bool_] = case.coverage) -> Expert:
         return calibration.calibrate(case.labelled, coverage, case.truth)
 
     whole = fitted()
@@ -129,6 +132,15 @@ def with_labels(case: Case) -> dict[str, Fuser]:
         "best_score": _best_score(whole),
         "all_see_all": fitted(np.ones_like(case.coverage)),
     }
+
+
+def _calibrated_on(case: Case, images: NDArray[np.int64]) -> Expert:
+    truth, kept = case.truth, np.isin(case.truth.image_id, images)
+    return calibration.calibrate(
+        [part[np.isin(part.image_id, images)] for part in case.labelled],
+        case.coverage,
+        Objects(truth.image_id[kept], truth.class_id[kept], truth.boxes[kept], truth.crowd[kept]),
+    )
 
 
 def without_labels(case: Case) -> dict[str, Fuser]:
@@ -190,7 +202,14 @@ def measure_group(home: Any, members: Sequence[Any], folder: Path) -> dict[str, 
         return evaluation.evaluate(found, dataset.coco, space.classes, restrict_to=categories)
 
     alone = [measured(part) for part in case.first]
-    fusers = {"wbf": fuser("wbf"), "nms": fuser("nms"), **with_labels(case), **without_labels(case)}
+    fewer = evaluate.few_images(few, FEWER_IMAGES).coco["images"]
+    fusers = {
+        "wbf": fuser("wbf"),
+        "nms": fuser("nms"),
+        **with_labels(case),
+        "fewer_images": _calibrated_on(case, np.array([image["id"] for image in fewer])),
+        **without_labels(case),
+    }
     by_class = [
         max(values)
         for name in alone[0].per_class
