@@ -47,6 +47,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.teachers
 	$(BIN)/python -m benchmarks.ensembles
+	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.discovery
 	$(BIN)/python -m benchmarks.fusion
 	$(BIN)/python -m benchmarks.calibration
