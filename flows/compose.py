@@ -10,6 +10,8 @@ from typing import Any
 
 from prefect import flow
 
+from composition.diagnostics import warnings
+from composition.fusion import Expert
 from flows.plan import Plan, make_plan
 from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
@@ -17,6 +19,7 @@ from tasks import tracking
 from tasks.aggregate import aggregate
 from tasks.benchmark_speed import measure_costs_task, with_costs
 from tasks.calibrate import calibrate_task, load_fuser
+from tasks.diagnosis import diagnose_task, load_diagnosis
 from tasks.evaluate import compare, load_rows
 from tasks.home import Home
 from tasks.image_index import index_images, load_quarantine
@@ -32,6 +35,7 @@ log = logging.getLogger("detcompose")
 
 RECORD_FILE = "composition.json"
 REPORT_FILE = "report.html"
+WARNINGS_SHOWN = 5
 
 
 @flow(name="compose", flow_run_name="compose {recipe.name}", persist_result=False)
@@ -114,6 +118,22 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
     with watch.step("label") as step:
         labels = label(store, index, fused, plan.space, recipe.filter, thresholds)
         step.done(labels)
+    with watch.step("diagnose") as step:
+        diagnosis = diagnose_task(
+            store,
+            plan.teachers,
+            shards,
+            fused,
+            plan.space,
+            thresholds,
+            labels,
+            calibrated=isinstance(fuser, Expert) and fuser.expertise is not None,
+            floor=recipe.filter.floor,
+            score_floor=recipe.generate.score_floor,
+        )
+        step.done(diagnosis)
+        step.run.artifacts(diagnosis.folder, "diagnosis")
+        _warn_of_diagnosis(diagnosis)
     with watch.step("train") as step:
         classes = plan.space.classes
         student = train_task(
@@ -171,7 +191,7 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
         store.write("compositions", plan.record_key, {"student": student.digest}) as draft,
     ):
         draft.file(RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
-        report_task(draft.folder, _finished(plan, record, index, shards, labels, student))
+        report_task(draft.folder, _finished(plan, record, index, shards, labels, diagnosis, student))
     run.artifacts(draft.artifact.folder, "report")
     return _publish(home, plan, draft.artifact)
 
@@ -199,6 +219,7 @@ def _finished(
     index: Artifact,
     shards: dict[str, list[Artifact]],
     labels: Artifact,
+    diagnosis: Artifact,
     student: Artifact,
 ) -> Finished:
     settings = plan.recipe.student
@@ -227,6 +248,7 @@ def _finished(
         index=index,
         shards=shards,
         labels=labels,
+        diagnosis=diagnosis,
         student=student,
         evaluations=record["evaluations"],
         seconds=record["seconds"],
@@ -279,3 +301,9 @@ def _warn_of_bad_images(index: Artifact) -> None:
             bad[0]["path"],
             bad[0]["reason"],
         )
+
+
+def _warn_of_diagnosis(diagnosis: Artifact) -> None:
+    """The gravest first; the report has them all."""
+    for line in warnings(load_diagnosis(diagnosis))[:WARNINGS_SHOWN]:
+        log.warning("before training: %s", line)

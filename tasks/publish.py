@@ -19,6 +19,7 @@ from composition.label_space import LabelSpace
 from model_zoo.adapters.base import InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.images import read_rgb
+from tasks.diagnosis import load_diagnosis
 from tasks.image_index import ImageRecord, load_index
 from tasks.infer import load_detections
 from tasks.label import iter_labels
@@ -58,6 +59,7 @@ class Finished:
         index: The images.
         shards: Teacher name to its shards.
         labels: The pseudo-labels.
+        diagnosis: What was seen before training.
         student: The trained student.
         evaluations: Data set name to rows in JSON form.
         seconds: Durations of the steps.
@@ -73,6 +75,7 @@ class Finished:
     index: Artifact
     shards: Mapping[str, Sequence[Artifact]]
     labels: Artifact
+    diagnosis: Artifact
     student: Artifact
     evaluations: Mapping[str, Sequence[Mapping[str, Any]]]
     seconds: Mapping[str, float]
@@ -113,6 +116,7 @@ def publish_report(folder: Path, done: Finished) -> Path:
             for point in load_history(done.student)
         ),
         pictures=_pictures(done),
+        diagnosis=load_diagnosis(done.diagnosis),
         provenance=done.facts,
         durations=done.seconds,
         command=done.command,

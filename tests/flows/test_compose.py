@@ -57,6 +57,14 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
     assert line.count(">–</td>") >= 4  # noqa: RUF001
 
     assert "How sure, and at what cost" in page
+    assert "Before training" in page
+    (diagnosed,) = (home / "store" / "diagnosis").glob("[!.]*/diagnosis.json")
+    document = read(diagnosed)
+    assert document["images"] == 24
+    assert sum(one["positives"] for one in document["classes"]) == record["pseudo_labels"]["labels"]
+    assert sum(one["ignored"] for one in document["classes"]) == record["pseudo_labels"]["ignore_regions"]
+    assert sum(document["teachers"][0]["profile"]["boxes"]) == 24
+    assert list(diagnosed.parent.glob("*.png"))
     student = rows[-1]
     assert student["interval"]["AP"]["low"] <= student["AP"] <= student["interval"]["AP"]["high"]
     assert all("lead" in row for row in rows[:-1])
@@ -77,8 +85,10 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
         [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{record['run_id']}'"
     )
     steps = {child.info.run_name: child for child in children}
-    method = {"calibrate", "aggregate", "thresholds", "label"}
+    method = {"calibrate", "aggregate", "thresholds", "label", "diagnose"}
     assert {"index", "infer digits-low", "train", "evaluate evaluation", "register"} | method <= set(steps)
+    logged = client.list_artifacts(steps["diagnose"].info.run_id, "diagnosis")
+    assert "diagnosis/diagnosis.json" in {item.path for item in logged}
     assert client.get_metric_history(steps["train"].info.run_id, "loss")
     plan = make_plan(recipe, Home(home))
     datasets = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
