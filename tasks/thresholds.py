@@ -11,7 +11,8 @@ import numpy as np
 from composition import filtering as rules
 from composition import label_space as spaces
 from composition.filtering import Fixed, Thresholds
-from composition.fusion import Fuser
+from composition.filtering.labels import SHARE_EXPONENT
+from composition.fusion import Expert, Fuser
 from composition.label_space import LabelSpace
 from tasks import fusers
 from tasks.aggregate import load_statistics
@@ -22,7 +23,7 @@ from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
 
-THRESHOLDS_VERSION = 1
+THRESHOLDS_VERSION = 2
 THRESHOLDS_FILE = "thresholds.json"
 
 
@@ -58,7 +59,7 @@ def find_thresholds(
     Raises:
         UserError: Labels without a class of the label space.
     """
-    chain = threshold_rule(filtering, rule)
+    chain = threshold_rule(filtering, rule, score_exponent(fuser))
     key = digest_of(
         "thresholds",
         THRESHOLDS_VERSION,
@@ -101,19 +102,37 @@ def load_thresholds(artifact: Artifact) -> Thresholds:
     return rules.from_dict(document["thresholds"])
 
 
-def threshold_rule(filtering: FilterSettings, rule: Rule) -> rules.Rule:
-    """The rule, with those behind it that decide the classes that it cannot."""
+def score_exponent(fuser: Fuser) -> float:
+    """What turns a fuser's scores into chances at IoU 0.5: calibrated ones are shares of IoU thresholds.
+
+    Of raw scores nothing is known; they stay what they are.
+    """
+    calibrated = isinstance(fuser, Expert) and fuser.expertise is not None
+    return SHARE_EXPONENT if calibrated else 1.0
+
+
+def threshold_rule(filtering: FilterSettings, rule: Rule, exponent: float = 1.0) -> rules.Rule:
+    """The rule, with those behind it that decide the classes that it cannot.
+
+    Args:
+        filtering: What the recipe says about thresholds.
+        rule: Where they come from.
+        exponent: See `score_exponent`.
+    """
     keep = filtering.fallback_keep
+    if filtering.keep is None:
+        # where a box is as likely to be right as wrong
+        keep = 1 - (1 - keep) ** (1 / exponent)
     fixed = Fixed(keep, keep / 2 if filtering.ignore is None else filtering.ignore)
     if rule == "fixed":
         return fixed
     if rule == "f_beta":
-        return rules.FBeta() | rules.ExpectedF() | fixed
+        return rules.FBeta() | rules.ExpectedF(exponent=exponent) | fixed
     if rule == "expected_f":
-        return rules.ExpectedF() | fixed
+        return rules.ExpectedF(exponent=exponent) | fixed
     if rule == "expected_count":
-        return rules.ExpectedCount() | fixed
-    return rules.Mixture() | rules.ExpectedCount() | fixed
+        return rules.ExpectedCount(exponent=exponent) | fixed
+    return rules.Mixture(exponent=exponent) | rules.ExpectedCount(exponent=exponent) | fixed
 
 
 def with_own(thresholds: Thresholds, filtering: FilterSettings, classes: Sequence[str]) -> Thresholds:

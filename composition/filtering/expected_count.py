@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from composition.errors import UserError
-from composition.filtering.labels import Floats, Labelled, above, probabilities
+from composition.filtering.labels import Floats, Labelled, above, check_exponent, probabilities
 from composition.filtering.thresholds import Rule, Thresholds
 from composition.statistics import BINS, Statistics
 
@@ -19,17 +19,20 @@ class ExpectedCount(Rule):
     With probabilities p_i the expected number of right boxes is Σ p_i; the
     threshold is the edge of a bin of `Statistics.scores` from which on the
     number of boxes comes closest to it. Where there are labels, they say what
-    a score is worth (`composition.filtering.labels.probabilities`), else the
-    scores themselves are the p_i. As many wrong boxes are kept, by
+    a score is worth (`composition.filtering.labels.probabilities`), else
+    `composition.filtering.labels.chances` of the scores are the p_i. As many wrong boxes are kept, by
     expectation, as right ones are not.
 
     Attributes:
         ignored: Boxes that are kept or ignored, as a multiple, at least 1, of the expected number.
         minimum: Fewer expected right boxes than this, at least 1, decide nothing.
+        exponent: Turns scores into chances where labels do not, see
+            `composition.filtering.labels.chances`; 1: they are chances.
     """
 
     ignored: float = 2.0
     minimum: float = 1.0
+    exponent: float = 1.0
 
     def __post_init__(self) -> None:
         if not (1 <= self.ignored < np.inf and self.minimum >= 1):
@@ -37,10 +40,11 @@ class ExpectedCount(Rule):
                 f"expected_count: ignored {self.ignored} and minimum {self.minimum} must be at least 1",
                 "Use for example 2 and 1.",
             )
+        check_exponent(self.exponent, "expected_count")
 
     def thresholds(self, statistics: Statistics, labelled: Labelled | None = None) -> Thresholds:
         """See `Rule.thresholds`."""
-        expected = expected_boxes(statistics, labelled)
+        expected = expected_boxes(statistics, labelled, self.exponent)
         enough = expected >= self.minimum
         boxes = above(statistics.scores.astype(np.float64))
         keep, ignore = (
@@ -53,11 +57,11 @@ class ExpectedCount(Rule):
         return Thresholds(keep, ignore, tuple(reason))
 
 
-def expected_boxes(statistics: Statistics, labelled: Labelled | None = None) -> Floats:
+def expected_boxes(statistics: Statistics, labelled: Labelled | None = None, exponent: float = 1.0) -> Floats:
     """(C,) expected number of right boxes of every class, kept or not."""
-    if labelled is None:
+    if labelled is None and exponent == 1:
         return statistics.expected
-    return np.asarray(statistics.scores @ probabilities(labelled))
+    return np.asarray(statistics.scores @ probabilities(labelled, exponent))
 
 
 def _closest(boxes: Floats, count: Floats) -> Floats:

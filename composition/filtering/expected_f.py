@@ -8,7 +8,7 @@ import numpy as np
 
 from composition.errors import UserError
 from composition.filtering.f_beta import check_betas
-from composition.filtering.labels import Labelled, best_f_beta, probabilities
+from composition.filtering.labels import Labelled, best_f_beta, check_exponent, probabilities
 from composition.filtering.thresholds import Rule, Thresholds, undecided
 from composition.statistics import Statistics
 
@@ -30,12 +30,15 @@ class ExpectedF(Rule):
         ignore_beta: Of the ignore threshold, at least ``beta``.
         shrinkage: Right boxes' worth of all classes added to the class's own, not negative.
         minimum: Fewer expected right boxes in all, at least 1, decide nothing.
+        exponent: Turns scores into chances where labels do not, see
+            `composition.filtering.labels.chances`; 1: they are chances.
     """
 
     beta: float = 1.0
     ignore_beta: float = 2.0
     shrinkage: float = 3.0
     minimum: float = 20.0
+    exponent: float = 1.0
 
     def __post_init__(self) -> None:
         check_betas(self.beta, self.ignore_beta, "expected_f")
@@ -45,11 +48,12 @@ class ExpectedF(Rule):
                 "at least 1",
                 "Use for example 3 and 20.",
             )
+        check_exponent(self.exponent, "expected_f")
 
     def thresholds(self, statistics: Statistics, labelled: Labelled | None = None) -> Thresholds:
         """See `Rule.thresholds`."""
         boxes = statistics.scores.astype(np.float64)
-        right = boxes * probabilities(labelled)
+        right = boxes * probabilities(labelled, self.exponent)
         total = right.sum()
         if total < self.minimum:
             return undecided([f"expected_f has {total:.1f} right boxes"] * len(boxes))

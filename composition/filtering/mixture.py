@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composition.errors import UserError
-from composition.filtering.labels import LOGITS, Floats, Labelled, probabilities
+from composition.filtering.labels import LOGITS, Floats, Labelled, check_exponent, probabilities
 from composition.filtering.thresholds import Rule, Thresholds
 from composition.statistics import BINS, Statistics
 
@@ -36,11 +36,14 @@ class Mixture(Rule):
         keep: Posterior probability, in (0, 1).
         ignore: Posterior probability, in (0, keep].
         minimum: Fewer boxes decide nothing.
+        exponent: Turns scores into chances where labels do not, see
+            `composition.filtering.labels.chances`; 1: they are chances.
     """
 
     keep: float = 0.5
     ignore: float = 0.1
     minimum: int = 50
+    exponent: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.ignore <= self.keep < 1:
@@ -50,10 +53,11 @@ class Mixture(Rule):
             )
         if self.minimum < 2:
             raise UserError(f"mixture: a minimum of {self.minimum} boxes is too few", "Use 2 or more.")
+        check_exponent(self.exponent, "mixture")
 
     def thresholds(self, statistics: Statistics, labelled: Labelled | None = None) -> Thresholds:
         """See `Rule.thresholds`."""
-        chance = probabilities(labelled)
+        chance = probabilities(labelled, self.exponent)
         rows = [self._class(histogram, chance) for histogram in statistics.scores]
         return Thresholds(
             np.array([row[0] for row in rows], np.float64),

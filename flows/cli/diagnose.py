@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from composition.errors import UserError
+from flows.cli.ensemble import Calibrate
 from flows.cli.output import JsonOption, print_json, print_table
 from tasks.home import Home
 
 if TYPE_CHECKING:
     from composition.diagnostics import ClassDiagnosis, Diagnosis
     from composition.filtering import Rule
+    from composition.fusion import Fuser
+    from composition.label_space import LabelSpace
+    from tasks.image_index import ImageList
+    from tasks.method_settings import Calibration
+    from tasks.teachers import Teacher
 
 
 _SHOWN = 25
@@ -31,13 +37,20 @@ def diagnose(
         Path | None, typer.Option(help="COCO file with a few labelled images to calibrate on.")
     ] = None,
     calibrate_images: Annotated[int, typer.Option(min=1, help="How many of them to use.")] = 100,
+    calibrate: Annotated[
+        Calibrate | None,
+        typer.Option(
+            help="Without --calibrate-on: label-free lets every teacher look at up to 500 images twice; none "
+            "takes scores as they are. Default: label-free.",
+        ),
+    ] = None,
     keep: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Fused score from which a box is a label, for every class. Default: chosen class by class, "
-            "from the expected count with --calibrate-on, else where the scores have two modes.",
+            help="Fused score from which a box is a label, for every class. Default: chosen class by class "
+            "as compose does.",
         ),
     ] = None,
     ignore: Annotated[
@@ -58,24 +71,33 @@ def diagnose(
     from tasks import ensemble, teachers
     from tasks.diagnose import diagnose_pool, write_diagnosis
     from tasks.evaluate import load_dataset
-    from tasks.image_index import list_images
+    from tasks.image_index import ImageList, list_images
 
-    rule = _rule(keep, ignore, calibrated=calibrate_on is not None)
+    if calibrate_on and calibrate:
+        raise UserError(
+            f"--calibrate {calibrate} and --calibrate-on contradict each other", "Give one of the two."
+        )
+    if ignore is not None and keep is None:
+        raise UserError("--ignore needs --keep", "Give both, or neither.")
     home = Home.default()
     found = [teachers.find(home, name) for name in teacher]
     space = make_label_space(LabelSpaceSettings(file=label_space), found)
-    fusing = Expert()
+    data = load_dataset(images, limit=limit) if labelled else list_images(images, limit=limit)
+    fusing: Fuser = Expert()
+    method: Calibration = "labels" if calibrate_on else calibrate.value if calibrate else "label-free"
     if calibrate_on:
         few = load_dataset(calibrate_on)
         fusing = ensemble.calibrated_expert(home.store, found, space, few, calibrate_images)
+    elif method == "label-free":
+        fusing = _label_free(home, found, space, data if isinstance(data, ImageList) else data.listing)
     diagnosis = diagnose_pool(
         home.store,
         found,
         space,
-        load_dataset(images, limit=limit) if labelled else list_images(images, limit=limit),
+        data,
         fusing,
-        rule,
-        calibrated=calibrate_on is not None,
+        _rule(keep, ignore, method, fusing),
+        calibrated=method != "none",
     )
     files = write_diagnosis(out, diagnosis) if out else []
     if as_json:
@@ -86,15 +108,43 @@ def diagnose(
         typer.echo(str(file))
 
 
-def _rule(keep: float | None, ignore: float | None, *, calibrated: bool) -> Rule:
-    from composition.filtering import ExpectedCount, Fixed, Mixture
+def _label_free(home: Home, found: list[Teacher], space: LabelSpace, images: ImageList) -> Fuser:
+    """The fuser that a composition on the same pool would learn without labels."""
+    from composition.fusion import Expert
+    from tasks.calibrate import calibrate_fuser, load_fuser
+    from tasks.image_index import build_index
+    from tasks.infer import GenerateSettings, run_inference
+
+    generate = GenerateSettings()
+    index = build_index(home.store, images)
+    shards = {teacher.name: run_inference(home.store, teacher, index, generate) for teacher in found}
+    return load_fuser(
+        calibrate_fuser(
+            home.store,
+            found,
+            index,
+            shards,
+            space,
+            Expert(),
+            "label-free",
+            dataset=None,
+            images=0,
+            floor=generate.score_floor,
+            generate=generate,
+        )
+    )
+
+
+def _rule(keep: float | None, ignore: float | None, method: Calibration, fusing: Fuser) -> Rule:
+    from composition.filtering import Fixed
+    from tasks.method_settings import FilterSettings
+    from tasks.thresholds import score_exponent, threshold_rule
 
     if keep is not None:
         return Fixed(keep, keep if ignore is None else ignore)
-    if ignore is not None:
-        raise UserError("--ignore needs --keep", "Give both, or neither.")
-    # of a class that cannot be decided only the surest boxes are taken
-    return (ExpectedCount() if calibrated else Mixture()) | Fixed(0.5, 0.3)
+    settings = FilterSettings()
+    # the labels calibrate, but do not choose thresholds here
+    return threshold_rule(settings, settings.chosen(False, method), score_exponent(fusing))
 
 
 def _print(diagnosis: Diagnosis) -> None:

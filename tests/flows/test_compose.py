@@ -107,7 +107,7 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
     # another threshold needs new labels and a new student, but no inference and no fusion
     stamps = _stamps(home)
     assert {path.name for path in stamps} == {"detections.parquet", "fused.parquet", "regions.parquet"}
-    changed = recipe.model_copy(update={"filter": FilterSettings(keep=0.95)})
+    changed = recipe.model_copy(update={"filter": FilterSettings(keep=0.6)})
     other = compose(changed)
     assert other["composition"] != record["composition"]
     assert other["pseudo_labels"]["labels"] <= record["pseudo_labels"]["labels"]
