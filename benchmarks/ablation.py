@@ -259,9 +259,9 @@ def markdown(document: dict[str, Any]) -> str:
         "below a whole fuser (bold), the change when one part of it is removed. To calibrate on: "
         f"{document['calibration_images']}",
         "labelled images of `train.json`; without labels, the measured images. Each of our own teachers was",
-        "trained on one half of `train.json`, so it has seen about half of the images to calibrate on. AP compares",
-        "scores within a class only: what shifts a whole class, such as the silence of one that is blind to it,",
-        "shows in thresholds, not here.",
+        "trained on one half of `train.json`, so it has seen about half of the images to calibrate on.",
+        "AP compares scores within a class only: what shifts a whole class, such as the silence of one that",
+        "is blind to it, shows in thresholds, not here.",
         "",
         head + " | mean |",
         "|---" * (len(rows) + 2) + "|",
