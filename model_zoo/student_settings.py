@@ -85,7 +85,7 @@ class StudentSettings(BaseModel):
     )
     ignore: bool = Field(
         True,
-        description="Ignore regions teach nothing about the absence of their class; false: they are background.",
+        description="Ignore regions do not teach that their class is absent; false: they are background.",
     )
     class_mask: bool = Field(
         True,
