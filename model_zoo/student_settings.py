@@ -84,7 +84,8 @@ class StudentSettings(BaseModel):
         "'hard': every box counts the same.",
     )
     ignore: bool = Field(
-        True, description="Learn nothing about a class inside its ignore regions; false: they are background."
+        True,
+        description="Ignore regions do not teach that their class is absent; false: they are background.",
     )
     class_mask: bool = Field(
         True,

@@ -34,7 +34,7 @@ class Record:
         height: Height in pixels after EXIF orientation.
         boxes: (N, 4) float32, x1 y1 x2 y2 in pixels, clipped to the image.
         labels: (N,) int64, index into the vocabulary.
-        ignore: (N,) bool, True for regions in which the class of the label must not be learned.
+        ignore: (N,) bool, True for regions in which the class of the label may be, or not.
         class_weights: (N,) float32 in [0, 1], of the class loss.
         box_weights: (N,) float32 in [0, 1], of the box loss.
         unspoken: (K,) int64, classes of which this image may hold objects without a box.

@@ -7,11 +7,15 @@ Four things that the stock losses cannot express (the method, step 6):
   objectness;
 - **box weight** b of a box: its box, L1 and centerness losses are multiplied
   by b;
-- **ignore region** of class c: at a prior in it class c has no loss, neither
-  positive nor negative, and a prior that was assigned to a box of c there has
-  no box loss either; other classes are trained as usual;
+- **ignore region** of class c: priors in it have no negative loss of c; other
+  classes are trained as usual;
 - **unspoken class** c on an image: no negative loss of c at priors that touch
-  the image (boxes of c, if there are any, train as usual).
+  the image.
+
+Both leave open whether there is a c, neither doubts a box of c that is there:
+priors assigned to it train as everywhere. (Regions of uncertain boxes overlap
+sure boxes of the same class in crowds; leaving those priors out, as mmdet's
+assigners do, would cost the sure boxes.)
 
 Class losses are divided by the sum of class weights over the positives, box
 losses by the sum of box weights, where the stock head divides by their number.

@@ -14,7 +14,6 @@ from composition.errors import UserError
 from model_zoo.imperfect_labels.losses import SUPPORTED_LOSSES, Part, WeightedLoss, supported
 from model_zoo.imperfect_labels.weights import (
     Rows,
-    Vetoes,
     by_level,
     per_class,
     points_inside,
@@ -104,7 +103,7 @@ class _Batch:
 
     sizes: list[tuple[int, int]]
     truths: Sequence[InstanceData]
-    vetoes: Sequence[Vetoes] = ()
+    undecided: Sequence[Tensor] = ()
     images: list[Rows] = field(default_factory=list)
     levels: Iterator[Rows] = field(default_factory=lambda: iter(()))
     class_total: Any = None
@@ -113,7 +112,7 @@ class _Batch:
     def add(self, assigned: Tensor) -> None:
         """Takes down the assignment of the next image."""
         image = len(self.images)
-        self.images.append(rows_of_image(self.truths[image], assigned, self.vetoes[image]))
+        self.images.append(rows_of_image(self.truths[image], assigned, self.undecided[image]))
 
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ else:
 
 
 class _Weighing(_Head):
-    """What all heads share: vetoes before the assignment, weights after it."""
+    """What all heads share: regions before the assignment, weights after it."""
 
     def loss_by_feat(self, *arguments: Any) -> dict[str, Any]:
         """The head's own, between looking at the labels and forgetting them."""
@@ -141,7 +140,7 @@ class _Weighing(_Head):
         self._batch = _Batch(sizes, truths)
         try:
             with torch.no_grad():
-                self._batch.vetoes = self._all_vetoes(ignored, predictions[0][0].device)
+                self._batch.undecided = self._all_undecided(ignored, predictions[0][0].device)
             # regions are per class, the head's assigner would ignore all classes there
             losses: dict[str, Any] = super().loss_by_feat(*predictions, truths, metas, None)
             return losses | self._more_losses(predictions)
@@ -158,17 +157,14 @@ class _Weighing(_Head):
             if hasattr(self, attribute):
                 getattr(self, attribute).start(rows, **options.get(attribute, {}))
 
-    def _all_vetoes(self, ignored: Sequence[InstanceData], device: torch.device) -> list[Vetoes]:
+    def _all_undecided(self, ignored: Sequence[InstanceData], device: torch.device) -> list[Tensor]:
+        """For each image (P, C) bool: where the absence of a class must not be taught."""
         priors = self._priors(device)
-        vetoes = []
-        for regions in ignored:
-            unspoken = regions.unspoken
-            hits = [
-                self._covered(regions[~unspoken], priors, touching=False),
-                self._covered(regions[unspoken], priors, touching=True),
-            ]
-            vetoes.append(Vetoes(*hits))
-        return vetoes
+        return [
+            self._covered(regions[~regions.unspoken], priors, touching=False)
+            | self._covered(regions[regions.unspoken], priors, touching=True)
+            for regions in ignored
+        ]
 
     @property
     def _level_sizes(self) -> list[int]:

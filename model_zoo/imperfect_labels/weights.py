@@ -11,19 +11,6 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Vetoes:
-    """Where an image must not teach a class.
-
-    Attributes:
-        ignored: (P, C) bool, prior p lies in an ignore region of class c.
-        unspoken: (P, C) bool, prior p lies where class c was not looked for.
-    """
-
-    ignored: Tensor
-    unspoken: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Rows:
     """Weights of the loss terms of R priors; a row is a prior of an image.
 
@@ -63,34 +50,31 @@ class Rows:
         )
 
 
-def rows_of_image(truth: InstanceData, assigned: Tensor, vetoes: Vetoes) -> Rows:
+def rows_of_image(truth: InstanceData, assigned: Tensor, undecided: Tensor) -> Rows:
     """The weights of all priors of one image.
 
     Args:
         truth: Boxes with ``labels`` (N,) int64, ``class_weights`` and
             ``box_weights`` (N,) float32.
         assigned: (P,) int64, the box of each prior, -1 = none.
-        vetoes: Where this image must not teach.
+        undecided: (P, C) bool, where prior p must not teach that class c is absent.
     """
     positives = assigned >= 0
     box = assigned[positives]
     label = truth.labels[box]
     index = positives.nonzero().squeeze(1)
-    ignored_self = vetoes.ignored[index, label]
+    weight = truth.class_weights[box]
 
-    classes = torch.ones(vetoes.ignored.shape, device=assigned.device)
-    classes[index] = truth.class_weights[box][:, None].expand(-1, classes.shape[1])
-    spoken = classes[index, label]
-    classes[vetoes.unspoken] = 0.0
-    classes[index, label] = spoken  # only negatives are masked
-    classes[vetoes.ignored] = 0.0
-
+    classes = torch.ones(undecided.shape, device=assigned.device)
+    classes[index] = weight[:, None].expand(-1, classes.shape[1])
+    classes[undecided] = 0.0
+    classes[index, label] = weight  # that a class is there may be taught everywhere
     positive_classes = classes.new_zeros(len(classes))
-    positive_classes[index] = classes[index, label]
+    positive_classes[index] = weight
     boxes = classes.new_zeros(len(classes))
-    boxes[index] = truth.box_weights[box] * ~ignored_self
-    objects = (~(vetoes.ignored | vetoes.unspoken).any(1)).to(classes.dtype)
-    objects[index] = positive_classes[index]
+    boxes[index] = truth.box_weights[box]
+    objects = (~undecided.any(1)).to(classes.dtype)
+    objects[index] = weight
     return Rows(positives, classes, positive_classes, boxes, objects)
 
 

@@ -280,17 +280,20 @@ def test_an_ignored_class_has_no_gradient_in_its_region_and_others_have_theirs(
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_box_in_a_region_of_its_own_class_is_no_sample(name: str, small_detector: Build) -> None:
+def test_a_box_in_a_region_of_its_own_class_is_believed(name: str, small_detector: Build) -> None:
     head = model_of(name, small_detector, weighing=True)
-    region = (0.0, 0.0, 128.0, 128.0)
-    _, grads = losses_of(head, [Labels([(40, 40, 90, 90)], [1], ignore=[(region, 1)])])
-    inside = in_region(head, region)
-    assert not rows(head, grads[0], CLASSES)[0, inside, 1].any()
-    assert not rows(head, grads[1], 4)[0, inside].any()
-    _, other = losses_of(head, [Labels([(40, 40, 90, 90)], [2], ignore=[(region, 1)])])
-    assert not rows(head, other[0], CLASSES)[0, inside, 1].any()
-    assert rows(head, other[0], CLASSES)[0, inside, 2].any()
-    assert rows(head, other[1], 4)[0, inside].any()
+    box, region = [(40, 40, 90, 90)], (0.0, 0.0, 128.0, 128.0)
+    _, plain = losses_of(head, [Labels(box, [1])])
+    _, grads = losses_of(head, [Labels(box, [1], ignore=[(region, 1)])])
+    boxed = (rows(head, plain[1], 4)[0] != 0).any(1)
+    before, after = (rows(head, one[0], CLASSES)[0] for one in (plain, grads))
+    assert boxed.any()
+    assert after[boxed].equal(before[boxed])
+    assert not after[~boxed & in_region(head, region), 1].any()
+    assert all(a.equal(b) for a, b in zip(plain[1], grads[1], strict=True))  # boxes
+    _, other = losses_of(head, [Labels(box, [2], ignore=[(region, 1)])])
+    assert not rows(head, other[0], CLASSES)[0, in_region(head, region), 1].any()
+    assert rows(head, other[0], CLASSES)[0, boxed, 2].any()
 
 
 @pytest.mark.parametrize("name", HEADS)
