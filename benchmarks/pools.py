@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,15 @@ from composition import label_space as spaces
 from composition.aliases import shared_classes
 from composition.detections import Detections
 from composition.fusion import Expert, Fused
+from composition.label_free import calibrate_label_free
 from composition.matching import Objects, objects
 from composition.statistics import Statistics, empty, merge, statistics_of
 
+if TYPE_CHECKING:
+    from tasks.infer import Look
+
 SHARD_SIZE = 100
+LOOKS: tuple[Look, ...] = ("first", "second")
 
 
 class Pool:
@@ -28,15 +33,16 @@ class Pool:
         data: Folder with ``coco/`` and ``teachers/``.
         images: COCO file of the images.
         labels: COCO file of their labels; the same names.
+        folder: Where in ``data`` the two files are.
     """
 
-    def __init__(self, home: Any, data: Path, images: str, labels: str) -> None:
+    def __init__(self, home: Any, data: Path, images: str, labels: str, folder: str = "coco") -> None:
         from tasks import evaluate
         from tasks.image_index import build_index, list_images, load_index
 
         self.home, self.data = home, data
-        self.dataset = evaluate.load_dataset(data / "coco" / labels)
-        self.index = build_index(home.store, list_images(data / "coco" / images))
+        self.dataset = evaluate.load_dataset(data / folder / labels)
+        self.index = build_index(home.store, list_images(data / folder / images))
         names = {image["file_name"]: image["id"] for image in self.dataset.coco["images"]}
         self.records = load_index(self.index)
         self.ids = np.zeros(max(record.image_id for record in self.records) + 1, np.int64)
@@ -56,17 +62,27 @@ class Pool:
         parts = shards(self.records, SHARD_SIZE)
         return [self.ids[[record.image_id for record in part]] for part in parts]
 
-    def shards(self, members: Sequence[Any], space: spaces.LabelSpace) -> list[list[Detections]]:
+    def shards(
+        self, members: Sequence[Any], space: spaces.LabelSpace, look: Look = "first"
+    ) -> list[list[Detections]]:
         """Per shard every teacher's detections in the union classes."""
         from tasks.infer import GenerateSettings, load_detections, run_inference
 
         settings = GenerateSettings(shard_size=SHARD_SIZE)
         columns = []
         for member in members:
-            found = map(load_detections, run_inference(self.home.store, member, self.index, settings))
+            found = map(load_detections, run_inference(self.home.store, member, self.index, settings, look))
             mapped = (spaces.map_detections(space, member.name, part) for part in found)
             columns.append([table.with_image_ids(part, self.ids) for part in mapped])
         return [list(row) for row in zip(*columns, strict=True)]
+
+    def label_free(self, members: Sequence[Any], space: spaces.LabelSpace) -> Expert:
+        """The fuser that these images calibrate without their labels."""
+        first, second = (
+            [table.concatenate(parts) for parts in zip(*self.shards(members, space, look), strict=True)]
+            for look in LOOKS
+        )
+        return calibrate_label_free(first, second, spaces.coverage(space))
 
     def truth(self, space: spaces.LabelSpace) -> tuple[Objects, NDArray[np.bool_]]:
         """The labels in the union classes, and (C,) which of these they cover."""

@@ -7,10 +7,12 @@ teach the rules that want labels. The teachers label ``coco/unlabeled.json``; th
 321 images that are never among the labelled ones are measured against
 ``coco/train.json``. The COCO teachers were trained on these images, so the 155
 of ``coco/val.json``, which they have not seen, are labelled and measured, too,
-with the 100 labelled images of the other file. The baseline is what the teachers
+with the 100 labelled images of the other file. With 0 labelled images the fuser is
+calibrated by a second look at the pool itself, and no label is used but to measure.
+The baseline is what the teachers
 say with a score of at least 0.5, suppressed across teachers (`Nms`).
 
-Writes ``benchmarks/results/pseudo_labels.json`` and ``.md``. Three minutes for
+Writes ``benchmarks/results/pseudo_labels.json`` and ``.md``. Six minutes for
 the detections (kept in --home), one for the rest.
 """
 
@@ -36,6 +38,7 @@ from benchmarks.verdicts import Verdicts, f1_interval, figures
 from composition import detections as table
 from composition import label_space as spaces
 from composition.filtering import DROP, ExpectedCount, ExpectedF, FBeta, Fixed, Labelled, Mixture, Rule, kinds
+from composition.filtering.labels import SHARE_EXPONENT
 from composition.fusion import Nms
 from composition.pseudo_labels import IGNORE, POSITIVE
 
@@ -58,6 +61,9 @@ RULES: dict[str, tuple[Rule, bool]] = {
     "mixture, no labels": (Mixture() | LAST, False),
     "expected_count, no labels": (ExpectedCount() | LAST, False),
     "expected_f, no labels": (ExpectedF() | LAST, False),
+    "expected_f, no labels, chances": (ExpectedF(exponent=SHARE_EXPONENT) | LAST, False),
+    "expected_count, no labels, chances": (ExpectedCount(exponent=SHARE_EXPONENT) | LAST, False),
+    "mixture, no labels, chances": (Mixture(exponent=SHARE_EXPONENT) | LAST, False),
 }
 
 
@@ -102,16 +108,22 @@ def measure(labelled_pool: Pool, pool: Pool, names: Sequence[str], numbers: Sequ
         },
         "labelled_images": {},
     }
-    for number in numbers:
-        expert = calibrated_expert(pool.home.store, members, space, labelled_pool.dataset, number)
+    for number in (0, *numbers):
+        labelled = None
+        if number:
+            expert = calibrated_expert(pool.home.store, members, space, labelled_pool.dataset, number)
+            chosen = labelled_pool.chosen(number)
+            few_ids = [np.intersect1d(part, chosen) for part in known_ids]
+            seen, _ = fuse(expert, known_shards, few_ids, coverage)
+            labelled = Labelled(seen.detections, labels_on(chosen, known_truth), covered)
+        else:
+            expert = pool.label_free(members, space)
         fused, statistics = fuse(expert, shards, rest, coverage)
-        chosen = labelled_pool.chosen(number)
-        few_ids = [np.intersect1d(part, chosen) for part in known_ids]
-        seen, _ = fuse(expert, known_shards, few_ids, coverage)
-        labelled = Labelled(seen.detections, labels_on(chosen, known_truth), covered)
         verdicts = Verdicts.of(fused.detections, measured)
         rows = {}
         for name, (rule, shown) in RULES.items():
+            if shown and not labelled:
+                continue
             thresholds = rule.thresholds(statistics, labelled if shown else None)
             kind = kinds(fused, thresholds)
             counts = verdicts.counts(kind == POSITIVE, classes)
@@ -131,7 +143,7 @@ def measure(labelled_pool: Pool, pool: Pool, names: Sequence[str], numbers: Sequ
             if number == max(LABELLED_IMAGES):
                 rows[name]["per_class"] = counts.T.tolist()
         result["labelled_images"][str(number)] = {
-            "labelled_objects": int((~labelled.truth.crowd).sum()),
+            "labelled_objects": int((~labelled.truth.crowd).sum()) if labelled else 0,
             "recall_at_precision_of_baseline": verdicts.recall_at(base["precision"]),
             "precision_at_recall_of_baseline": verdicts.precision_at(base["recall"]),
             "best_f1_of_one_threshold": verdicts.best_f1(),
@@ -151,8 +163,10 @@ def markdown(document: dict[str, Any]) -> str:
         "",
         f"`{document['command']}`, {document['date']}, {document['machine']}. Percent at IoU 0.5; the three "
         "`class` columns are means over classes with objects. Boxes are fused by `expert`, calibrated on the "
-        "labelled images; rules with `no labels` are not shown them. Baseline: scores of at least 0.5, NMS. "
-        "The interval is that of F1 minus the baseline's, by resampling images.",
+        "labelled images, with 0 of them on a second look at the pool; rules with `no labels` are not shown "
+        "them, with `chances` they take a score for the chance that `SHARE_EXPONENT` makes of it. "
+        "Baseline: scores of at least 0.5, NMS. The interval is that of F1 minus the baseline's, by "
+        "resampling images.",
     ]
     for pool, groups in document["pools"].items():
         lines += ["", f"## {TITLES[pool]}"]

@@ -27,7 +27,7 @@ from composition.filtering import (
     kinds,
 )
 from composition.filtering.expected_count import expected_boxes
-from composition.filtering.labels import CENTRES, histograms, probabilities
+from composition.filtering.labels import CENTRES, SHARE_EXPONENT, chances, histograms, probabilities
 from composition.filtering.mixture import fit
 from composition.fusion import Nms
 from composition.matching import Objects
@@ -42,6 +42,7 @@ RULES: list[Rule] = [
     FBeta(beta=0.5, shrinkage=1),
     ExpectedF(),
     ExpectedF(shrinkage=0, minimum=1),
+    ExpectedF(exponent=SHARE_EXPONENT),
     Mixture(minimum=20),
     ExpectedCount(),
     ExpectedCount(ignored=1),
@@ -323,3 +324,50 @@ def test_settings_are_checked(make: object, message: str) -> None:
     assert callable(make)
     with pytest.raises(UserError, match=message):
         make()
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=50), st.floats(0.2, 8))
+def test_chances_rise_with_the_score_and_fix_both_ends(scores: list[float], exponent: float) -> None:
+    rising = chances(np.array([0.0, *sorted(scores), 1.0]), exponent)
+    assert rising[0] == 0
+    assert rising[-1] == 1
+    assert (np.diff(rising) >= 0).all()
+
+
+@given(SEED, st.sampled_from([ExpectedF, ExpectedCount, Mixture]))
+@settings(deadline=None, max_examples=50)
+def test_an_exponent_of_one_leaves_scores_as_they_are(
+    seed: int, rule: type[ExpectedF] | type[ExpectedCount] | type[Mixture]
+) -> None:
+    statistics, _, _ = world(seed)
+    assert rule().exponent == 1
+    np.testing.assert_array_equal(chances(CENTRES, 1.0), CENTRES)
+    plain, stated = rule().thresholds(statistics), rule(exponent=1.0).thresholds(statistics)
+    np.testing.assert_array_equal(plain.keep, stated.keep)
+
+
+@given(SEED)
+@settings(deadline=None, max_examples=50)
+def test_higher_chances_keep_more_boxes_by_count(seed: int) -> None:
+    statistics, _, _ = world(seed)
+    plain = ExpectedCount().thresholds(statistics)
+    shares = ExpectedCount(exponent=SHARE_EXPONENT).thresholds(statistics)
+    both = plain.decided & shares.decided
+    # the sums of `Statistics.expected` are of the scores themselves, not of the bins' centres
+    assert (shares.keep[both] <= plain.keep[both] + 2 / BINS).all()
+
+
+def test_labels_that_suffice_overrule_the_exponent() -> None:
+    scores = np.linspace(0.05, 0.95, 60)
+    right = np.random.default_rng(1).uniform(size=60) < scores
+    found, truth = scenes.labelled_rows(scores.tolist(), right.tolist(), [0] * 60, [0])
+    labelled = Labelled(found, truth, np.array([True]))
+    np.testing.assert_array_equal(probabilities(labelled, SHARE_EXPONENT), probabilities(labelled))
+    np.testing.assert_array_equal(probabilities(None, SHARE_EXPONENT), chances(CENTRES, SHARE_EXPONENT))
+
+
+@pytest.mark.parametrize("rule", [ExpectedF, ExpectedCount, Mixture])
+@pytest.mark.parametrize("exponent", [0.0, -1.0, np.inf, np.nan])
+def test_impossible_exponents_are_refused(rule: type[ExpectedF], exponent: float) -> None:
+    with pytest.raises(UserError, match="exponent"):
+        rule(exponent=exponent)

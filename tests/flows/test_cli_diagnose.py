@@ -63,3 +63,15 @@ def test_thresholds_that_contradict_each_other_are_refused(options: list[str], s
         run(*options, *pool, "--ignore", "0.2")
     with pytest.raises(UserError, match="ignored from"):
         run(*options, *pool, "--keep", "0.2", "--ignore", "0.4")
+
+
+def test_scores_are_calibrated_without_labels_unless_told_otherwise(options: list[str], scenes: Path) -> None:
+    pool = ["--images", str(scenes / "pool"), "--json"]
+    document = json.loads(run(*options, *pool))
+    assert document["calibrated"]
+    raw = json.loads(run(*options, *pool, "--calibrate", "none"))
+    assert not raw["calibrated"]
+    decided = {one["reason"].partition(":")[0] for one in document["classes"]}
+    assert decided <= {"expected_f", "fixed"}
+    with pytest.raises(UserError, match="contradict"):
+        run(*options, *pool, "--calibrate", "none", "--calibrate-on", "few.json")

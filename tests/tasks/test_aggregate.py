@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from composition import pseudo_labels as pseudo
+from composition.filtering.labels import SHARE_EXPONENT
 from composition.fusion import Expert, Fuser, Nms, SoftNms, Wbf
 from composition.fusion.expert import Expertise
 from composition.label_space import Entry, LabelSpace
@@ -25,7 +26,7 @@ from tasks.image_index import iter_index, load_index
 from tasks.label import COCO_FILE, LABELS_FILE, UNSPOKEN_FILE, iter_labels, label_pool, load_labels
 from tasks.method_settings import FilterSettings
 from tasks.store import Artifact, Store
-from tasks.thresholds import find_thresholds, load_thresholds
+from tasks.thresholds import find_thresholds, load_thresholds, score_exponent
 from tests.tasks.pools import Pool, make_pool
 
 SPACE = LabelSpace(
@@ -231,3 +232,8 @@ def test_memory_does_not_grow_with_the_pool(store: Store) -> None:
     peaks = [_peak(store, make_pool(store, SPACE, 50 * shards, 50, seed=shards)) for shards in (2, 16)]
     # the list of shards, their manifests and the sampled images are all that is left
     assert peaks[1] < 1.15 * peaks[0] + 200_000, peaks
+
+
+def test_only_calibrated_scores_are_taken_for_shares() -> None:
+    assert score_exponent(CALIBRATED) == SHARE_EXPONENT
+    assert [score_exponent(fuser) for fuser in (Expert(), Nms(), Wbf(), SoftNms())] == [1.0] * 4
