@@ -52,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.fusion
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.domain_alarm
+	$(BIN)/python -m benchmarks.chance
 	$(BIN)/python -m benchmarks.pseudo_labels
 
 lock: $(READY)
