@@ -47,14 +47,14 @@ def _line(row: ResultRow, classes: int) -> dict[str, Any]:
         "lead": "",
         "lead_interval": "",
         "p": "",
-        "clear": False,
+        "excludes_zero": False,
         "cost": None,
     }
     if row.lead:
         line["lead"] = f"{row.lead['value']:+.1f}"
         line["lead_interval"] = _span(row.lead, "+.1f")
         line["p"] = f"{row.lead['p']:.3f}"
-        line["clear"] = row.lead["low"] > 0 or row.lead["high"] < 0
+        line["excludes_zero"] = row.lead["low"] > 0 or row.lead["high"] < 0
     # a detector costs the same whatever it is measured on: said once
     if row.cost and row.scope == "all":
         size = row.cost["profile"]

@@ -113,7 +113,9 @@ def test_a_lead_that_may_be_none_is_said_to_be_unknown() -> None:
     shown = comparison(replace(DATA, results=(unsure, DATA.results[1])))
     assert shown is not None
     assert "do not tell" in shown["verdict"]
-    assert not shown["lines"][0]["clear"]
+    assert not shown["lines"][0]["excludes_zero"]
+    # only what excludes zero is bold, on the page, too
+    assert '<td class="number">+1.0</td>' in render(replace(DATA, results=(unsure, DATA.results[1])))
 
 
 def test_old_results_have_no_such_section() -> None:
