@@ -14,7 +14,7 @@ student learns, in the same number of steps,
 - ``ours_no_weights``, ``ours_no_ignore``, ``ours_no_mask``: without one of them.
 
 Results go into ``benchmarks/results/imperfect_labels.json``, row by row; rows
-that are there are not measured again.
+that are there with the same version of training are not measured again.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def measure(row: str, architecture: str, seed: int, folder: Path) -> dict[str, A
     from model_zoo.adapters.registry import open_detector
     from model_zoo.images import read_rgb
     from model_zoo.student_settings import StudentSettings
-    from model_zoo.training import train
+    from model_zoo.training import TRAINING_VERSION, train
 
     training = make_scenes(folder / "train", images=IMAGES, seed=31, size=SIZE, part="pool")
     evaluation = make_scenes(
@@ -152,6 +152,7 @@ def measure(row: str, architecture: str, seed: int, folder: Path) -> dict[str, A
         "seed": seed,
         "mAP": metrics.AP,
         "AP50": metrics.AP50,
+        "training_version": TRAINING_VERSION,
         "seconds": round(seconds),
         "command": f"python -m benchmarks.imperfect_labels --architecture {architecture} --rows {row}",
     }
@@ -159,16 +160,19 @@ def measure(row: str, architecture: str, seed: int, folder: Path) -> dict[str, A
 
 def main() -> None:
     """Measures what is missing, prints and writes."""
+    from model_zoo.training import TRAINING_VERSION
+
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--architecture", default="atss_pico")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     results: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    known = {(result["row"], result["architecture"], result["seed"]) for result in results}
+    keys = ("row", "architecture", "seed", "training_version")
+    known = {tuple(result[key] for key in keys) for result in results}
     with tempfile.TemporaryDirectory() as folder:
         for row in chosen.rows:
-            if (row, chosen.architecture, chosen.seed) not in known:
+            if (row, chosen.architecture, chosen.seed, TRAINING_VERSION) not in known:
                 results.append(measure(row, chosen.architecture, chosen.seed, Path(folder)))
                 RESULTS.parent.mkdir(exist_ok=True)
                 RESULTS.write_text(json.dumps(results, indent=2) + "\n")
