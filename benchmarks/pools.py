@@ -43,11 +43,8 @@ class Pool:
         self.home, self.data = home, data
         self.dataset = evaluate.load_dataset(data / folder / labels)
         self.index = build_index(home.store, list_images(data / folder / images))
-        names = {image["file_name"]: image["id"] for image in self.dataset.coco["images"]}
         self.records = load_index(self.index)
-        self.ids = np.zeros(max(record.image_id for record in self.records) + 1, np.int64)
-        for record in self.records:
-            self.ids[record.image_id] = names[record.path]
+        self.ids = evaluate.dataset_ids(self.dataset, self.index)
 
     def chosen(self, images: int) -> NDArray[np.int64]:
         """Ids of the images that `calibrated_expert` looks at; a larger choice holds a smaller one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,14 @@ from numpy.typing import NDArray
 
 from composition import detections as table
 from composition import label_space as spaces
-from composition.aliases import shared_classes
 from composition.calibration import calibrate
 from composition.detections import Detections
-from composition.errors import UserError
 from composition.fusion import Expert, Fuser
 from composition.label_free import calibrate_label_free
 from composition.label_space import LabelSpace
-from composition.matching import Objects, objects
 from tasks import fusers
-from tasks.ensemble import mapped_detections
-from tasks.evaluate import Dataset, few_images
+from tasks.ensemble import labelled_evidence
+from tasks.evaluate import Dataset
 from tasks.image_index import iter_index
 from tasks.infer import GenerateSettings, load_detections, run_inference
 from tasks.method_settings import Calibration
@@ -35,62 +31,6 @@ CALIBRATION_VERSION = 2
 FUSER_FILE = "fuser.json"
 POOL_SAMPLE = 500
 """Images of the pool that the teachers look at twice, at most: time and memory stay the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """A few labelled images as the method sees them.
-
-    Attributes:
-        tables: Every teacher's detections on them, in the union classes that
-            the labels cover.
-        truth: The labels.
-        classes: Union classes that the labels cover.
-    """
-
-    tables: list[Detections]
-    truth: Objects
-    classes: tuple[int, ...]
-
-
-def labelled_evidence(
-    store: Store,
-    teachers: Sequence[Teacher],
-    space: LabelSpace,
-    dataset: Dataset,
-    images: int,
-    floor: float = 0.0,
-) -> Evidence:
-    """Runs the teachers on a few labelled images.
-
-    Args:
-        store: Keeps the detections.
-        teachers: In the label space's order.
-        space: The label space.
-        dataset: Labelled images.
-        images: At most so many are used, chosen by a hash of their names.
-        floor: Detections with a lower score are left out, as they are on the
-            pool: from which score on a teacher counts as silent must be the
-            same in both.
-
-    Raises:
-        UserError: No class in common.
-    """
-    chosen = few_images(dataset, images)
-    names = [category["name"] for category in chosen.coco["categories"]]
-    shared = shared_classes(space.classes, names)
-    if not shared:
-        raise UserError(
-            f"calibrate.annotations: {dataset.source} has no class of the label space",
-            f"The label space has {', '.join(space.classes[:10])}; the file has {', '.join(names[:10])}.",
-        )
-    categories = {chosen.coco["categories"][index]["id"]: class_id for class_id, index in shared.items()}
-    # of classes that these labels do not cover, nothing is known to be wrong
-    tables = [
-        part[np.isin(part.class_id, list(shared)) & (part.score >= np.float32(floor))]
-        for part in mapped_detections(store, teachers, space, chosen)
-    ]
-    return Evidence(tables, objects(chosen.coco, categories), tuple(sorted(shared)))
 
 
 def calibrate_fuser(

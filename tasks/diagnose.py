@@ -24,8 +24,8 @@ from composition.matching import objects
 from composition.pseudo_labels import POSITIVE, PseudoLabels, concatenate, from_fused
 from composition.statistics import Statistics
 from tasks import diagnostics_figures as figures
-from tasks.evaluate import Dataset
-from tasks.image_index import ImageList, build_index, load_index
+from tasks.evaluate import Dataset, dataset_ids
+from tasks.image_index import ImageList, build_index
 from tasks.infer import GenerateSettings, load_detections, run_inference
 from tasks.progress import track
 from tasks.score_profiles import load_profile
@@ -140,14 +140,9 @@ def _quality(
     pseudo: PseudoLabels, dataset: Dataset, index: Artifact, space: LabelSpace
 ) -> dict[int, LabelQuality]:
     """The positives against the labels, on the classes that the data set has."""
-    ids = {image["file_name"]: image["id"] for image in dataset.coco["images"]}
-    records = load_index(index)
-    lookup = np.full(max(record.image_id for record in records) + 1, -1, np.int64)
-    for record in records:
-        lookup[record.image_id] = ids[record.path]
     categories = dataset.coco["categories"]
     shared = shared_classes(space.classes, [category["name"] for category in categories])
-    labels = table.with_image_ids(_positives(pseudo, list(shared)), lookup)
+    labels = table.with_image_ids(_positives(pseudo, list(shared)), dataset_ids(dataset, index))
     truth = objects(dataset.coco, {categories[place]["id"]: class_id for class_id, place in shared.items()})
     result = diagnostics.label_quality(labels, truth, len(space.classes))
     if not shared:

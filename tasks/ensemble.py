@@ -19,7 +19,7 @@ from composition.fusion import Fuser
 from composition.fusion.expert import Expert
 from composition.label_free import calibrate_label_free
 from composition.label_space import LabelSpace
-from composition.matching import objects
+from composition.matching import Objects, objects
 from tasks.evaluate import Dataset, few_images, index_dataset, run_on_dataset, shared_categories
 from tasks.infer import Look
 from tasks.store import Store
@@ -71,6 +71,62 @@ def evaluate_ensemble(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A few labelled images as the method sees them.
+
+    Attributes:
+        tables: Every teacher's detections on them, in the union classes that
+            the labels cover.
+        truth: The labels.
+        classes: Union classes that the labels cover.
+    """
+
+    tables: list[Detections]
+    truth: Objects
+    classes: tuple[int, ...]
+
+
+def labelled_evidence(
+    store: Store,
+    teachers: Sequence[Teacher],
+    space: LabelSpace,
+    dataset: Dataset,
+    images: int,
+    floor: float = 0.0,
+) -> Evidence:
+    """Runs the teachers on a few labelled images.
+
+    Args:
+        store: Keeps the detections.
+        teachers: In the label space's order.
+        space: The label space.
+        dataset: Labelled images.
+        images: At most so many are used, chosen by a hash of their names.
+        floor: Detections with a lower score are left out, as they are on the
+            pool: from which score on a teacher counts as silent must be the
+            same in both.
+
+    Raises:
+        UserError: No class in common.
+    """
+    chosen = few_images(dataset, images)
+    names = [category["name"] for category in chosen.coco["categories"]]
+    shared = shared_classes(space.classes, names)
+    if not shared:
+        raise UserError(
+            f"{dataset.source} has no class of the label space",
+            f"The label space has {', '.join(space.classes[:10])}; the file has {', '.join(names[:10])}.",
+        )
+    categories = {chosen.coco["categories"][index]["id"]: class_id for class_id, index in shared.items()}
+    # of classes that these labels do not cover, nothing is known to be wrong
+    tables = [
+        part[np.isin(part.class_id, list(shared)) & (part.score >= np.float32(floor))]
+        for part in mapped_detections(store, teachers, space, chosen)
+    ]
+    return Evidence(tables, objects(chosen.coco, categories), tuple(sorted(shared)))
+
+
 def calibrated_expert(
     store: Store, teachers: Sequence[Teacher], space: LabelSpace, dataset: Dataset, images: int
 ) -> Expert:
@@ -87,14 +143,8 @@ def calibrated_expert(
     Raises:
         UserError: No class in common, or too few labelled objects.
     """
-    chosen = few_images(dataset, images)
-    names = [category["name"] for category in chosen.coco["categories"]]
-    shared = shared_classes(space.classes, names)
-    categories = {chosen.coco["categories"][index]["id"]: class_id for class_id, index in shared.items()}
-    tables = mapped_detections(store, teachers, space, chosen)
-    # of classes that these labels do not cover, nothing is known to be wrong
-    covered = [part[np.isin(part.class_id, list(shared))] for part in tables]
-    return calibrate(covered, spaces.coverage(space), objects(chosen.coco, categories))
+    evidence = labelled_evidence(store, teachers, space, dataset, images)
+    return calibrate(evidence.tables, spaces.coverage(space), evidence.truth)
 
 
 def label_free_expert(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from composition import detections as table
 from composition import label_space as spaces
@@ -140,13 +141,18 @@ def run_on_dataset(
     store: Store, detector: Teacher, dataset: Dataset, index: Artifact, look: Look = "first"
 ) -> Detections:
     """Runs a detector on the index of a data set; image ids are those of the data set."""
+    found = load_all(run_inference(store, detector, index, SETTINGS, look))
+    return table.with_image_ids(found, dataset_ids(dataset, index))
+
+
+def dataset_ids(dataset: Dataset, index: Artifact) -> NDArray[np.int64]:
+    """By image id of an index, the id of the same image in a data set; -1 where there is none."""
     names = {image["file_name"]: image["id"] for image in dataset.coco["images"]}
     records = load_index(index)
-    found = load_all(run_inference(store, detector, index, SETTINGS, look))
     lookup = np.full(max(record.image_id for record in records) + 1, -1, np.int64)
     for record in records:
         lookup[record.image_id] = names[record.path]
-    return table.with_image_ids(found, lookup)
+    return lookup
 
 
 def evaluate_detector(store: Store, detector: Teacher, dataset: Dataset) -> Metrics:

@@ -16,7 +16,7 @@ from composition.fusion import Expert, Fuser
 from composition.label_space import LabelSpace
 from tasks import fusers
 from tasks.aggregate import load_statistics
-from tasks.calibrate import labelled_evidence
+from tasks.ensemble import labelled_evidence
 from tasks.evaluate import Dataset
 from tasks.method_settings import LABEL_RULES, ClassThresholds, FilterSettings, Rule
 from tasks.step import step
