@@ -29,13 +29,13 @@ TEACHERS = {
 }
 
 
-def add_teacher(home: Any, data: Path, name: str) -> Any:
-    """Adds one of `TEACHERS` to a home folder."""
+def add_teacher(home: Any, data: Path, name: str, called: str | None = None) -> Any:
+    """Adds one of `TEACHERS` to a home folder, under its own name or another."""
     from tasks import teachers
 
     file, classes, _ = TEACHERS[name]
     folder = data / "teachers"
-    return teachers.add(home, folder / name / file, name, classes=folder / classes)
+    return teachers.add(home, folder / name / file, called or name, classes=folder / classes)
 
 
 def measure(data: Path) -> list[dict[str, Any]]:
