@@ -124,7 +124,7 @@ _STUDENT = {
 }
 _LIGHT = ("--image-size", "320", "--augmentation", "light")
 _FIRST = ("--architecture", "yolox_nano", "--epochs", "24", "--warm-start", f"bundle:{START}", *_LIGHT)
-_SECOND = ("--architecture", "atss_effnet_lite0", "--epochs", "20", "--warm-start", "imagenet", *_LIGHT)
+_SECOND = ("--architecture", "atss_effnet_lite0", "--epochs", "50", "--warm-start", "imagenet", *_LIGHT)
 
 
 def _pair(data: str, first: tuple[str, ...], second: tuple[str, ...]) -> tuple[OwnTeacher, OwnTeacher]:

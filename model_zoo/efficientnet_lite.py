@@ -12,6 +12,7 @@ from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
+from torch.nn import BatchNorm2d
 
 from composition.errors import UserError
 
@@ -25,15 +26,36 @@ class EfficientNetLite0(BaseModule):  # type: ignore[misc]  # mmengine ships no 
     Args:
         out_indices: Stages to return; of 0..4 with strides 2, 4, 8, 16, 32
             and 16, 24, 40, 112, 320 channels.
+        frozen_stages: The stem and timm's blocks up to this one (0..6) keep
+            their weights; -1: all are trained.
+        norm_eval: Batch norms normalise by what they have learned so far, not
+            by the batch.
     """
 
-    def __init__(self, out_indices: Sequence[int] = (2, 3, 4)) -> None:
+    def __init__(
+        self, out_indices: Sequence[int] = (2, 3, 4), frozen_stages: int = -1, norm_eval: bool = False
+    ) -> None:
         super().__init__()
         import timm
 
         self.net = timm.create_model(
             TIMM_NAME, pretrained=False, features_only=True, out_indices=tuple(out_indices)
         )
+        self.norm_eval = norm_eval
+        if frozen_stages >= 0:
+            frozen = ("conv_stem.", "bn1.", *(f"blocks.{stage}." for stage in range(frozen_stages + 1)))
+            for name, parameter in self.net.named_parameters():
+                if name.startswith(frozen):
+                    parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> EfficientNetLite0:
+        """As `torch.nn.Module.train`, but for the batch norms with ``norm_eval``."""
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, BatchNorm2d):
+                    module.eval()
+        return self
 
     def init_weights(self) -> None:
         """Keeps timm's own initialisation, which ``create_model`` has done."""
