@@ -17,14 +17,16 @@ detections stay in ``--home``, which the summary needs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -57,17 +59,18 @@ class Experiment:
         self.work = home.root / "composition" / case.name
         self.work.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self) -> None:
-        """Adds the pretrained teachers and trains the others, where they are missing."""
+    def prepare(self, row: str) -> None:
+        """Adds the pretrained teachers and trains the others, where a row needs them."""
         for name, folder in PRETRAINED.items():
             if not (self.home.teachers / name).exists():
                 add_teacher(self.home, self.data, folder, name)
+        if row.startswith("supervised"):
+            return
         for own in self.case.own:
             if not (self.home.teachers / own.name).exists():
                 classes = ("--classes", ",".join(own.classes), "--part", own.part)
-                self._detcompose(
-                    "train", "--name", own.name, *self._images(self.labels), *classes, *own.options
-                )
+                images = self._images(self.labels)
+                self._detcompose("train", "--name", own.name, *images, *classes, *own.options)
 
     def run(self, row: str, seed: int) -> Path | None:
         """Trains the detector of a row; returns its bundle, or None for the row ``teacher``."""
@@ -192,11 +195,22 @@ def measure(experiment: Experiment, row: str, seed: int) -> dict[str, Any]:
         "machine": MACHINE,
         "bundle": bundle and str(bundle.relative_to(experiment.home.root)),
     }
-    others = [one for one in load_results() if _key(one) != _key(entry)]
-    ordered = sorted([*others, entry], key=lambda one: (one["dataset"], one["seed"], one["row"]))
-    RESULTS.parent.mkdir(exist_ok=True)
-    write_atomic(RESULTS, (json.dumps(ordered, indent=1) + "\n").encode())
+    with _alone(RESULTS.parent):
+        others = [one for one in load_results() if _key(one) != _key(entry)]
+        ordered = sorted([*others, entry], key=lambda one: (one["dataset"], one["seed"], one["row"]))
+        write_atomic(RESULTS, (json.dumps(ordered, indent=1) + "\n").encode())
     return entry
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes of this benchmark out: data sets may run side by side."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def planned(chosen: argparse.Namespace) -> list[tuple[str, str, int]]:
@@ -241,7 +255,7 @@ def main() -> None:
     for name, row, seed in planned(chosen):
         if time.monotonic() - begun > chosen.minutes * 60:
             break
-        experiments[name].prepare()
+        experiments[name].prepare(row)
         entry = measure(experiments[name], row, seed)
         print(json.dumps(entry) if chosen.json else _line(entry), flush=True)
 

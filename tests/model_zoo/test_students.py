@@ -14,6 +14,7 @@ from model_zoo.student_configs import input_spec, learning_rate, load_student, m
 from model_zoo.student_settings import StudentSettings, available_students
 
 PARAMETERS = {  # with 10 classes; the files' comments say so in millions
+    "atss_effnet_lite0": 3_256_658,
     "atss_pico": 984_034,
     "retinanet_effnet_lite0": 3_860_798,
     "retinanet_r50": 36_516_542,
@@ -111,3 +112,16 @@ def test_settings_and_the_training_module_import_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_first_stages_of_imagenet_are_kept_and_random_ones_are_trained() -> None:
+    student = load_student("atss_effnet_lite0")
+    pretrained = build_model(model_config(student, 3)).train()
+    kept = [name for name, value in pretrained.named_parameters() if not value.requires_grad]
+    assert {name.split(".")[2] for name in kept} == {"conv_stem", "bn1", "blocks"}
+    assert {name.split(".")[3] for name in kept if ".blocks." in name} == {"0", "1", "2"}
+    norms = [module for module in pretrained.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert not any(norm.training for norm in norms)
+    scratch = build_model(model_config(student, 3, from_scratch=True)).train()
+    assert all(value.requires_grad for value in scratch.parameters())
+    assert all(norm.training for norm in scratch.backbone.modules() if isinstance(norm, torch.nn.BatchNorm2d))
