@@ -2,8 +2,9 @@
 
 Three kinds of photographs: blood cells and playing cards with two teachers of our own each, of
 different architectures, trained on disjoint halves of the training images with partly
-overlapping classes; COCO with two pretrained teachers. All students of a data set have one
-architecture, image size, schedule and start; they differ in their labels alone.
+overlapping classes; COCO with six pretrained teachers, two of which know VOC's classes only.
+All students of a data set have one architecture, image size, schedule and start; they differ in
+their labels alone.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ from typing import Any
 
 START = "yolox-nano-coco"
 """YOLOX-nano as trained on COCO; its converted weights are the start of the students."""
-PRETRAINED = {START: "yolox_nano_coco", "yolo-fastest-xl-voc": "yolo_fastest_xl_voc"}
-"""Name in the home to the folder of `benchmarks.teachers`."""
+PRETRAINED = {
+    START: "yolox_nano_coco",
+    "nanodet-coco": "nanodet_m_320_coco",
+    "yolo-fastest-xl-coco": "yolo_fastest_1.1_xl_coco",
+    "fastestdet-coco": "fastestdet_coco",
+    "yolo-fastest-xl-voc": "yolo_fastest_xl_voc",
+    "mobilenet-yolo-voc": "mobilenetv2_yolov3_nano_voc",
+}
+"""Name in the home to the name in `benchmarks.teachers`."""
 FRACTIONS = (1, 5, 10)
 """Percent of the labels in the rows with few labels."""
 SEEDS = (0, 1, 2)
