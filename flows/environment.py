@@ -8,6 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
+from flows.services.connection import join_running
+from flows.services.place import Place
 from tasks.home import Home
 from tasks.store import disk_errors
 
@@ -19,12 +21,14 @@ def configure() -> Home:
     """Makes Prefect and MLflow keep their state in the home folder and stay quiet.
 
     Whatever the user has set stays as it is, so that the same command works
-    against a server (``PREFECT_API_URL``, ``MLFLOW_TRACKING_URI``).
+    against a server (``PREFECT_API_URL``, ``MLFLOW_TRACKING_URI``). Servers that
+    `detcompose up` runs in this home are used by themselves.
 
     Returns:
         The home folder.
     """
     home = Home.default()
+    join_running(Place(home))
     # anything that is still on its default would land in ~/.prefect
     os.environ.setdefault("PREFECT_HOME", str(home.root / "prefect"))
     # a closed machine's log fills with failed telemetry otherwise

@@ -24,6 +24,7 @@ from flows.cli import (
     report,
     teacher,
     train,
+    up,
 )
 from flows.cli.doctor import doctor
 
@@ -46,6 +47,9 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)
+app.command("up")(up.up)
+app.command("down")(up.down)
+app.command("status")(up.status)
 app.command("doctor")(doctor)
 
 
