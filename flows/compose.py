@@ -15,7 +15,7 @@ from composition.fusion import Expert
 from flows.plan import Plan, make_plan
 from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
-from tasks import tracking
+from tasks import tracking, unanswered
 from tasks.aggregate import aggregate
 from tasks.benchmark_speed import measure_costs_task, with_costs
 from tasks.calibrate import calibrate_task, load_fuser
@@ -80,8 +80,13 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
     shards = {}
     for teacher in plan.teachers:
         with watch.step(f"infer {teacher.name}") as step:
-            shards[teacher.name] = infer(store, teacher, index, recipe.generate)
+            shards[teacher.name] = infer(store, teacher, index, recipe.generate, incomplete=True)
             step.done(*shards[teacher.name])
+    silent = unanswered.images_of(shards)
+    for name, images in silent.items():
+        log.warning(
+            "teacher %s has not spoken on %d images: its classes are not background there", name, len(images)
+        )
     with watch.step("calibrate") as step:
         calibrated = calibrate_task(
             store,
@@ -116,7 +121,7 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
         )
         step.done(thresholds)
     with watch.step("label") as step:
-        labels = label(store, index, fused, plan.space, recipe.filter, thresholds)
+        labels = label(store, index, fused, plan.space, recipe.filter, thresholds, silent)
         step.done(labels)
     with watch.step("diagnose") as step:
         diagnosis = diagnose_task(

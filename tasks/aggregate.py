@@ -7,7 +7,8 @@ missing one, and another threshold fuses nothing again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -16,10 +17,11 @@ import pyarrow.parquet as pq
 from composition import label_space as spaces
 from composition import pseudo_labels as pseudo
 from composition import statistics
-from composition.fusion import Fused, Fuser
+from composition.detections import Detections
+from composition.fusion import Expert, Fused, Fuser, sorted_together
 from composition.label_space import LabelSpace
 from composition.statistics import Statistics
-from tasks import fusers
+from tasks import fusers, unanswered
 from tasks.infer import load_detections
 from tasks.progress import track
 from tasks.step import step
@@ -77,10 +79,10 @@ def _fused_shard(
     raw = {name: load_detections(part) for name, part in parts.items()}
     raw = {name: rows[rows.score >= np.float32(floor)] for name, rows in raw.items()}
     tables = [spaces.map_detections(space, name, rows) for name, rows in raw.items()]
-    fused = pseudo.with_spread(fuser.fuse(tables), tables)
-    regions = pseudo.open_regions(space, raw, fuser)
     images = next(iter(parts.values())).counts["images"]
-    sums = statistics.statistics_of(fused, tables, spaces.coverage(space), images)
+    silent = {name: set(unanswered.load(part)) for name, part in parts.items()}
+    fused, sums = fuse_answered(tables, space, fuser, images, list(silent.values()))
+    regions = pseudo.open_regions(space, raw, fuser)
     inputs = {**{name: part.digest for name, part in parts.items()}, "label-space": spaces.digest(space)}
     with store.write("fused", key, inputs) as draft:
         pq.write_table(pseudo.fused_to_arrow(fused), draft.file(FUSED_FILE))
@@ -88,6 +90,44 @@ def _fused_shard(
         draft.file(STATISTICS_FILE).write_text(json.dumps(statistics.to_dict(sums)))
         draft.counts = {"images": images, "boxes": len(fused), "regions": len(regions)}
     return draft.artifact
+
+
+def fuse_answered(
+    tables: Sequence[Detections],
+    space: LabelSpace,
+    fuser: Fuser,
+    images: int,
+    silent: Sequence[Collection[int]],
+) -> tuple[Fused, Statistics]:
+    """Fuses, and counts, with nobody's silence held against a box where he has not spoken.
+
+    Args:
+        tables: One per teacher, in the union classes.
+        space: The label space.
+        fuser: The fuser.
+        images: How many images the tables are of.
+        silent: Per teacher, the ids of the images on which it has not spoken.
+
+    Returns:
+        The fused boxes, sorted, and their statistics.
+    """
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for image in sorted(set().union(*silent)):
+        groups.setdefault(tuple(image in ids for ids in silent), []).append(image)
+    apart = [image for members in groups.values() for image in members]
+    everybody = (False,) * len(tables)
+    results = []
+    for absent, members in [(everybody, apart), *groups.items()]:
+        rest = absent == everybody
+        chosen = [part[np.isin(part.image_id, members, invert=rest)] for part in tables] if apart else tables
+        coverage = spaces.coverage(space) & ~np.array(absent)
+        suited = fuser
+        if not rest and isinstance(fuser, Expert):
+            suited = replace(fuser, coverage=tuple(map(tuple, coverage.tolist())))
+        fused = pseudo.with_spread(suited.fuse(chosen), chosen)
+        count = images - len(apart) if rest else len(members)
+        results.append((fused, statistics.statistics_of(fused, chosen, coverage, count)))
+    return sorted_together([fused for fused, _ in results]), reduce(statistics.merge, [s for _, s in results])
 
 
 aggregate = step(fuse_shards, "aggregate")

@@ -17,7 +17,7 @@ from composition.detections import Detections
 from composition.fusion import Expert, Fuser
 from composition.label_free import calibrate_label_free
 from composition.label_space import LabelSpace
-from tasks import fusers
+from tasks import fusers, unanswered
 from tasks.ensemble import labelled_evidence
 from tasks.evaluate import Dataset
 from tasks.image_index import iter_index
@@ -94,9 +94,12 @@ def calibrate_fuser(
         assert isinstance(fuser, Expert)
         sample = pool_sample(index)
         again = {
-            teacher.name: run_inference(store, teacher, index, generate, "second", sample)
+            teacher.name: run_inference(store, teacher, index, generate, "second", sample, incomplete=True)
             for teacher in teachers
         }
+        # where somebody has not spoken, his silence is no evidence
+        for silent in (*unanswered.images_of(shards).values(), *unanswered.images_of(again).values()):
+            sample = np.setdiff1d(sample, silent)
         tables = pool_tables(shards, space, sample, floor)
         second = pool_tables(again, space, sample, floor)
         fuser = calibrate_label_free(tables, second, spaces.coverage(space), fuser.iou)

@@ -7,7 +7,7 @@ and a pool that grew costs only its new shards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from composition.stability import flip_spread
 from model_zoo.adapters.base import Detector, InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.images import BadImageError, read_rgb
+from tasks import unanswered
 from tasks.image_index import ImageRecord, load_index, shards
 from tasks.progress import Tracker
 from tasks.step import step
@@ -46,6 +47,13 @@ class GenerateSettings(BaseModel):
         0.05, ge=0, le=1, description="Detections with a lower score are not kept at all."
     )
     max_detections: int = Field(100, ge=1, le=10_000, description="At most so many detections per image.")
+    max_unanswered: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="A composition goes on when a service left at most this share of the images unanswered; "
+        "on them its classes are not background.",
+    )
     batch_size: int = Field(8, ge=1, le=1024, description="Images per call of the detector.")
     shard_size: int = Field(256, ge=1, description="Images per shard, the unit of work that a resume keeps.")
     augment: Literal["none", "flip"] = Field(
@@ -75,11 +83,11 @@ def shard_key(
 
 def missing_shards(store: Store, teacher: Teacher, index: Artifact, settings: GenerateSettings) -> int:
     """How many images still have to be shown to the teacher."""
-    return sum(
-        len(records)
-        for records in shards(load_index(index), settings.shard_size)
-        if store.find("detections", shard_key(teacher, records, settings)) is None
-    )
+    missing = 0
+    for records in shards(load_index(index), settings.shard_size):
+        found, _ = unanswered.find(store, shard_key(teacher, records, settings))
+        missing += len(records) if found is None else found.counts.get("unanswered", 0)
+    return missing
 
 
 def run_inference(
@@ -89,6 +97,7 @@ def run_inference(
     settings: GenerateSettings,
     look: Look = "first",
     only: NDArray[np.int64] | None = None,
+    incomplete: bool = False,
 ) -> list[Artifact]:
     """Runs a teacher on every image of an index.
 
@@ -99,35 +108,39 @@ def run_inference(
         settings: Score floor, batch and shard size.
         look: ``second`` shows the images with a border, see `composition.second_look`.
         only: (n,) ids of the images to show; None: all.
+        incomplete: Whether the caller can deal with images on which the
+            teacher has not spoken (`tasks.unanswered`), up to
+            ``settings.max_unanswered``.
 
     Returns:
         One artifact per shard, in the order of the images.
+
+    Raises:
+        UserError: The teacher left images unanswered, more than may be. What
+            it answered is kept.
     """
     records = load_index(index)
     if only is not None:
         wanted = set(only.tolist())
         records = [record for record in records if record.image_id in wanted]
     again = ", again" if look == "second" else ""
-    detector: Detector | None = None
-    artifacts = []
+    run = _Run(store, teacher, settings, look)
+    parts = list(shards(records, settings.shard_size))
+    artifacts: list[Artifact] = []
     with Tracker(f"{teacher.name} on {len(records)} images{again}", len(records)) as tracker:
         done = 0
-        for shard in shards(records, settings.shard_size):
-            key = shard_key(teacher, shard, settings, look)
-            artifact = store.find("detections", key)
-            if artifact is None:
-                # opened late: a run with nothing to do loads no model
-                detector = detector or open_detector(
-                    teacher.folder,
-                    InferenceSettings(
-                        score_floor=settings.score_floor, max_detections=settings.max_detections
-                    ),
-                )
-                found = _detect(detector, shard, settings, look, tracker, done)
-                artifact = _write(store, key, teacher, shard, found)
-            artifacts.append(artifact)
-            done += len(shard)
+        for part in parts:
+            artifacts.append(run.shard(part, tracker, done))
+            if artifacts[-1].counts.get("unanswered") == len(part):
+                # nobody is at home: the other shards would only wait in vain
+                unanswered.check(teacher.name, artifacts[-1:], len(part), 0.0)
+            done += len(part)
             tracker.update(done)
+        # whoever was busy may have time by now
+        for number, part in enumerate(parts):
+            if artifacts[number].counts.get("unanswered"):
+                artifacts[number] = run.shard(part, tracker, done)
+    unanswered.check(teacher.name, artifacts, len(records), settings.max_unanswered if incomplete else 0.0)
     return artifacts
 
 
@@ -144,6 +157,39 @@ def load_all(artifacts: Sequence[Artifact]) -> Detections:
     return table.concatenate(load_detections(shard) for shard in artifacts)
 
 
+class _Run:
+    """One teacher at work; its network is opened late: a run with nothing to do loads none."""
+
+    def __init__(self, store: Store, teacher: Teacher, settings: GenerateSettings, look: Look) -> None:
+        self.store, self.teacher, self.settings, self.look = store, teacher, settings, look
+        self._detector: Detector | None = None
+
+    @property
+    def detector(self) -> Detector:
+        """The network."""
+        if self._detector is None:
+            chosen = InferenceSettings(
+                score_floor=self.settings.score_floor, max_detections=self.settings.max_detections
+            )
+            self._detector = open_detector(self.teacher.folder, chosen)
+        return self._detector
+
+    def shard(self, records: Sequence[ImageRecord], tracker: Tracker, done: int) -> Artifact:
+        """A shard from the store, or by asking for what is missing in it."""
+        key = shard_key(self.teacher, records, self.settings, self.look)
+        before, attempts = unanswered.find(self.store, key)
+        silent = unanswered.load(before) if before else {}
+        if before and not silent:
+            return before
+        missing = [record for record in records if not before or record.image_id in silent]
+        found, reasons = _detect(self.detector, missing, self.settings, self.look, tracker, done)
+        if before and len(reasons) == len(missing):
+            return before
+        key = unanswered.attempt_key(key, attempts) if reasons else key
+        rows = unanswered.joined(before, found, load_detections)
+        return _write(self.store, key, self.teacher, records, rows, reasons)
+
+
 def _detect(
     detector: Detector,
     shard: Sequence[ImageRecord],
@@ -151,8 +197,8 @@ def _detect(
     look: Look,
     tracker: Tracker,
     done: int,
-) -> Detections:
-    parts = []
+) -> tuple[Detections, dict[int, str]]:
+    parts, silent = [], {}
     with ThreadPoolExecutor(1) as ahead:
         batches = list(shards(shard, settings.batch_size))
         # the next batch is decoded while the network computes on this one
@@ -165,18 +211,22 @@ def _detect(
             widths = np.array([record.width for record in batch], np.int64)
             heights = np.array([record.height for record in batch], np.int64)
             if look == "second":
-                found = without_border(
-                    detector.predict([bordered(image) for image in images]), widths, heights
-                )
+                found, reasons = unanswered.ask(detector, [bordered(image) for image in images])
+                found = without_border(found, widths, heights)
             else:
-                found = detector.predict(images)
+                found, reasons = unanswered.ask(detector, images)
             if look == "first" and settings.augment == "flip":
-                mirrored = detector.predict([np.ascontiguousarray(image[:, ::-1]) for image in images])
+                mirrored, more = unanswered.ask(
+                    detector, [np.ascontiguousarray(image[:, ::-1]) for image in images]
+                )
                 found = replace(found, spread=flip_spread(found, mirrored, widths))
+                reasons |= more
+                found = unanswered.without(found, list(more))
             parts.append(table.with_image_ids(found, ids))
+            silent |= {batch[position].image_id: reason for position, reason in reasons.items()}
             done += len(batch)
             tracker.update(done)
-    return table.sort(table.concatenate(parts))
+    return table.sort(table.concatenate(parts)), silent
 
 
 def _read(batch: Sequence[ImageRecord]) -> list[NDArray[np.uint8]]:
@@ -199,11 +249,19 @@ def _read(batch: Sequence[ImageRecord]) -> list[NDArray[np.uint8]]:
 
 
 def _write(
-    store: Store, key: str, teacher: Teacher, shard: Sequence[ImageRecord], found: Detections
+    store: Store,
+    key: str,
+    teacher: Teacher,
+    shard: Sequence[ImageRecord],
+    found: Detections,
+    silent: Mapping[int, str],
 ) -> Artifact:
     sizes = {record.image_id: (record.width, record.height) for record in shard}
     table.validate(found, sizes, len(teacher.manifest.vocabulary), f"teacher {teacher.name}")
     with store.write("detections", key, {"teacher": teacher.digest}) as draft:
         pq.write_table(table.to_arrow(found), draft.file(SHARD_FILE))
         draft.counts = {"images": len(shard), "detections": len(found)}
+        if silent:
+            unanswered.write(silent, draft.file)
+            draft.counts["unanswered"] = len(silent)
     return draft.artifact

@@ -37,6 +37,19 @@ class Fused:
         return len(self.detections)
 
 
+def sorted_together(parts: Sequence[Fused]) -> Fused:
+    """The boxes of parts that have no image in common, sorted."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = table.concatenate(part.detections for part in parts)
+    order = table.order(rows)
+    return Fused(
+        rows[order],
+        np.concatenate([part.teachers for part in parts])[order],
+        np.concatenate([part.scores for part in parts])[order],
+    )
+
+
 class Fuser(Protocol):
     """One way of fusing; a small value."""
 

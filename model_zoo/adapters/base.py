@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composition.detections import Detections
+from composition.errors import UserError
 
 Image = NDArray[np.uint8]
 """(height, width, 3) uint8, RGB, already EXIF-oriented."""
@@ -33,6 +34,29 @@ class InferenceSettings:
     device: str = "cpu"
 
 
+class UnansweredError(UserError):
+    """A teacher has not spoken about some images of a batch: that is not "nothing to see".
+
+    Raised by detectors that may fail image by image (services behind a
+    network), after their own retries. An exception, so that a caller that does
+    not know of it stops instead of taking silence for an empty picture.
+
+    Args:
+        name: The detector.
+        found: Detections of the images that were answered, as `Detector.predict` returns them.
+        reasons: Position in the batch to the reason, for every image without an answer.
+        images: Size of the batch.
+    """
+
+    def __init__(self, name: str, found: Detections, reasons: Mapping[int, str], images: int) -> None:
+        first = next(iter(reasons.values()))
+        super().__init__(
+            f"{name} did not answer for {len(reasons)} of {images} images: {first}",
+            "Run again when the service is well; what it answered is not asked again by `compose`.",
+        )
+        self.found, self.reasons = found, dict(reasons)
+
+
 class Detector(Protocol):
     """A loaded detector."""
 
@@ -51,4 +75,8 @@ class Detector(Protocol):
             in pixels of each original image, clipped to it, sorted (see
             `composition.detections.sort`). The result for an image does not
             depend on the other images of the batch (within float tolerance).
+
+        Raises:
+            UserError: The detector or an image cannot be used.
+            UnansweredError: Some images got no answer.
         """

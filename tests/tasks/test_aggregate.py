@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from composition import label_space as spaces
 from composition import pseudo_labels as pseudo
 from composition.filtering.labels import SHARE_EXPONENT
 from composition.fusion import Expert, Fuser, Nms, SoftNms, Wbf
@@ -21,8 +22,9 @@ from composition.fusion.expert import Expertise
 from composition.label_space import Entry, LabelSpace
 from composition.pseudo_labels import IGNORE, POSITIVE
 from tasks import fusers
-from tasks.aggregate import fuse_shards, load_fused, load_regions
+from tasks.aggregate import fuse_answered, fuse_shards, load_fused, load_regions
 from tasks.image_index import iter_index, load_index
+from tasks.infer import load_detections
 from tasks.label import COCO_FILE, LABELS_FILE, UNSPOKEN_FILE, iter_labels, label_pool, load_labels
 from tasks.method_settings import FilterSettings
 from tasks.store import Artifact, Store
@@ -199,6 +201,30 @@ def test_images_on_which_all_experts_failed_are_said_to_be_unspoken(store: Store
     assert images[3]["unspoken"] == [3]
     assert images[4]["unspoken"] == [2, 3]
     assert "unspoken" not in images[5]
+
+
+def test_silence_counts_against_a_box_only_where_the_teacher_has_spoken(store: Store) -> None:
+    tables = [load_detections(parts[0]) for parts in make_pool(store, SPACE, 8, 8).shards.values()]
+    tables = [
+        spaces.map_detections(SPACE, name, rows) for name, rows in zip(SPACE.teachers, tables, strict=True)
+    ]
+    whole, sums = fuse_answered(tables, SPACE, CALIBRATED, 8, [(), (), ()])
+    assert (whole.detections.score == CALIBRATED.fuse(tables).detections.score).all()
+
+    cut = [tables[0], tables[1], tables[2][~np.isin(tables[2].image_id, [2, 5])]]
+    silenced, _ = fuse_answered(cut, SPACE, CALIBRATED, 8, [(), (), ()])
+    fused, others = fuse_answered(cut, SPACE, CALIBRATED, 8, [(), (), (2, 5)])
+    assert (np.diff(fused.detections.image_id) >= 0).all()
+    assert others.images == sums.images == 8
+    elsewhere = ~np.isin(fused.detections.image_id, [2, 5])
+    same = ~np.isin(whole.detections.image_id, [2, 5])
+    assert (fused.detections.score[elsewhere] == whole.detections.score[same]).all()
+    alone = (fused.scores[:, 2] != fused.scores[:, 2]) & ~elsewhere
+    seen = np.isin(fused.detections.class_id, np.flatnonzero(spaces.coverage(SPACE)[:, 2]))
+    rows = alone & seen
+    assert rows.any()
+    # its silence was held against them, for nothing
+    assert (fused.detections.score[rows] > silenced.detections.score[rows]).all()
 
 
 @pytest.mark.parametrize(
