@@ -15,6 +15,7 @@ from composition.fusion import Expert
 from flows.plan import Plan, make_plan
 from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
+from flows.student_version import register_version, student_facts
 from tasks import tracking, unanswered
 from tasks.aggregate import aggregate
 from tasks.benchmark_speed import measure_costs_task, with_costs
@@ -174,9 +175,7 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
                 fuser,
             )
     with watch.step("register"):
-        model = tracking.register_student(
-            run, recipe.name, as_teacher(student).folder, _version_tags(plan), plan.digest
-        )
+        model = register_version(home, plan, run, index, labels, student, evaluations).version
     record = {
         "name": recipe.name,
         "composition": plan.digest,
@@ -227,7 +226,6 @@ def _finished(
     diagnosis: Artifact,
     student: Artifact,
 ) -> Finished:
-    settings = plan.recipe.student
     now = f"{datetime.datetime.now(datetime.UTC):%-d %B %Y, %H:%M} UTC"
     return Finished(
         name=plan.recipe.name,
@@ -241,13 +239,7 @@ def _finished(
             "seed": str(plan.recipe.seed),
             "detcompose": version("detcompose"),
         },
-        student_facts={
-            "architecture": settings.architecture,
-            "input": f"{settings.image_size} x {settings.image_size} px",
-            "epochs": str(settings.epochs),
-            "warm start": settings.warm_start,
-            "size": f"{student.counts['bytes'] / 1e6:.1f} MB",
-        },
+        student_facts=student_facts(plan, student),
         space=plan.space,
         teachers=plan.teachers,
         index=index,
@@ -276,14 +268,6 @@ def provenance(plan: Plan) -> dict[str, Any]:
         },
         "images": plan.images_digest,
         "seed": plan.recipe.seed,
-    }
-
-
-def _version_tags(plan: Plan) -> dict[str, str]:
-    return {
-        "classes": ", ".join(plan.space.classes)[:5000],
-        "parents": ", ".join(f"{teacher.name}={teacher.digest[:12]}" for teacher in plan.teachers),
-        "architecture": plan.recipe.student.architecture,
     }
 
 

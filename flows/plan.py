@@ -26,6 +26,8 @@ from tasks.teachers import Teacher
 from tasks.thresholds import THRESHOLDS_VERSION
 from tasks.train import student_identity, warm_start_teacher
 
+MAX_TEACHERS = 62
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -113,6 +115,7 @@ class Plan:
                     "adapter": teacher.manifest.adapter,
                     "classes": len(teacher.manifest.vocabulary),
                     "digest": teacher.digest,
+                    "registry": teacher.origin,
                 }
                 for teacher in self.teachers
             ],
@@ -168,8 +171,9 @@ def make_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Plan:
     Raises:
         UserError: The first thing that is wrong, before any expensive work.
     """
-    teachers = tuple(registry.find(home, name) for name in recipe.teachers)
+    teachers = tuple(registry.find_all(home, recipe.teachers))
     _distinct([teacher.name for teacher in teachers], "teachers")
+    _few_enough(teachers)
     space = make_label_space(recipe.label_space, teachers)
     recipe.filter.check(space.classes)
     recipe.fuse.check(len(teachers))
@@ -252,6 +256,15 @@ def _baselines(recipe: Recipe, home: Home, space: LabelSpace) -> tuple[Teacher, 
             )
         found.append(Teacher(entry.name, teacher.folder, teacher.manifest))
     return tuple(found)
+
+
+def _few_enough(teachers: Sequence[Teacher]) -> None:
+    """A pattern may stand for more than a pseudo-label's bit mask has room for."""
+    if len(teachers) > MAX_TEACHERS:
+        raise UserError(
+            f"teachers: {len(teachers)} of them, at most {MAX_TEACHERS} can be composed",
+            "Choose by name or tag: teachers/traffic-*@champion?pool=traffic.",
+        )
 
 
 def _distinct(names: Sequence[str], field: str) -> None:

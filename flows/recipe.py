@@ -16,6 +16,7 @@ from composition.errors import UserError
 from model_zoo.student_settings import StudentSettings
 from tasks.infer import GenerateSettings
 from tasks.method_settings import CalibrateSettings, FilterSettings, FuseSettings
+from tasks.references import is_reference
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 # keys that had another name, or another meaning under it
@@ -79,7 +80,10 @@ class Recipe(_Section):
 
     name: str = Field(pattern=NAME_PATTERN, description="Name of the student in the registry.")
     teachers: list[str] = Field(
-        min_length=1, max_length=62, description="Names of added teachers, or paths of bundles."
+        min_length=1,
+        max_length=62,
+        description="Names of added teachers, paths of bundles, or addresses in the registry: "
+        "teachers/NAME@champion, teachers/NAME@3, teachers/*@champion?pool=traffic (all that match).",
     )
     label_space: LabelSpaceSettings = LabelSpaceSettings()
     images: ImagesSettings
@@ -173,7 +177,7 @@ def _resolve(recipe: Recipe, base: Path) -> Recipe:
         return None if path is None else (base / path.expanduser()).resolve()
 
     def reference(name: str) -> str:
-        return str((base / name).resolve()) if "/" in name else name
+        return str((base / name).resolve()) if "/" in name and not is_reference(name) else name
 
     student = recipe.student
     if student.warm_start_teacher:

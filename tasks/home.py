@@ -45,6 +45,16 @@ class Home:
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
+    def registry_uri(self) -> str:
+        """MLflow's registry, where it is another server than the tracking one: ``$MLFLOW_REGISTRY_URI``."""
+        return os.environ.get("MLFLOW_REGISTRY_URI") or self.tracking_uri
+
+    @property
+    def registry(self) -> Path:
+        """Bundles fetched from the registry, by digest."""
+        return self.root / "registry"
+
+    @property
     def mlflow_artifacts(self) -> Path:
         """Where MLflow keeps artifacts when it has no server of its own."""
         return self.root / "mlflow-artifacts"

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from composition.detections import Detections
 from composition.errors import UserError
 from model_zoo.adapters.base import Detector, InferenceSettings
 from model_zoo.adapters.registry import open_detector
@@ -55,14 +56,7 @@ def _predict_one(detector: Detector, file: Path, target: Path | None) -> dict[st
     found = detector.predict([image])
     result: dict[str, Any] = {
         "image": str(file),
-        "detections": [
-            {
-                "class": detector.vocabulary[int(class_id)],
-                "score": round(float(score), 4),
-                "box": [round(float(value), 2) for value in box],
-            }
-            for box, score, class_id in zip(found.boxes, found.score, found.class_id, strict=True)
-        ],
+        "detections": detection_list(found, detector.vocabulary),
     }
     if target is not None:
         with disk_errors(target):
@@ -71,6 +65,18 @@ def _predict_one(detector: Detector, file: Path, target: Path | None) -> dict[st
             picture.save(target, quality=92)
         result["picture"] = str(target)
     return result
+
+
+def detection_list(found: Detections, vocabulary: Sequence[str]) -> list[dict[str, Any]]:
+    """Detections of one image as ``{"class", "score", "box"}``, boxes as x1 y1 x2 y2 in pixels."""
+    return [
+        {
+            "class": vocabulary[int(class_id)],
+            "score": round(float(score), 4),
+            "box": [round(float(value), 2) for value in box],
+        }
+        for box, score, class_id in zip(found.boxes, found.score, found.class_id, strict=True)
+    ]
 
 
 def _files(sources: Sequence[Path], out: Path | None) -> list[tuple[Path, Path | None]]:

@@ -1,9 +1,10 @@
-"""Teachers by name: the bundles below ``<home>/teachers``."""
+"""Teachers by name: the bundles below ``<home>/teachers``, and those in the registry."""
 
 from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from composition.errors import UserError
 from model_zoo import bundle
 from model_zoo.adapters.registry import check_adapter
 from tasks.home import Home
+from tasks.references import is_reference, parse
 from tasks.store import disk_errors
 
 
@@ -22,11 +24,13 @@ class Teacher:
         name: Unique within the composition.
         folder: Its bundle.
         manifest: The bundle's manifest, checked.
+        origin: Version in the registry, ``models:/teachers.x/3``; None for a local bundle.
     """
 
     name: str
     folder: Path
     manifest: bundle.Manifest
+    origin: str | None = None
 
     @property
     def digest(self) -> str:
@@ -51,17 +55,23 @@ def names(home: Home) -> list[str]:
 
 
 def find(home: Home, reference: str, *, base: Path | None = None, verify: bool = True) -> Teacher:
-    """Looks a teacher up by name, or opens a bundle by path.
+    """Looks a teacher up by name or in the registry, or opens a bundle by path.
 
     Args:
         home: Where the named teachers are.
-        reference: A name, or the path of a bundle folder.
+        reference: A name, the path of a bundle folder, or an address in the
+            registry (see `tasks.references`).
         base: Folder that a relative path counts from; default: the working directory.
         verify: Hash the weights, so that a changed file is noticed.
 
     Raises:
         UserError: No such teacher (with the nearest names), or a damaged bundle.
     """
+    if is_reference(reference):
+        found = find_registered(home, reference)
+        if len(found) != 1:
+            raise UserError(f"{reference} stands for {len(found)} detectors", "Name one of them.")
+        return found[0]
     named = home.teachers / reference
     if bundle.NAME_PATTERN.fullmatch(reference) and (named / bundle.MANIFEST).is_file():
         return Teacher(reference, named, checked(named, verify=verify))
@@ -78,6 +88,36 @@ def find(home: Home, reference: str, *, base: Path | None = None, verify: bool =
         f"there is no teacher {reference!r}, neither by name nor as a bundle folder",
         f"{hint} Add one with `detcompose teacher add`.",
     )
+
+
+def find_registered(home: Home, reference: str) -> list[Teacher]:
+    """The detectors that an address in the registry stands for, downloaded and verified.
+
+    Raises:
+        UserError: There is none, or one is not what the registry says.
+    """
+    # MLflow takes seconds to import, and a bundle's path does without
+    from tasks import registry, tracking
+
+    connection = tracking.client(home)
+    found = []
+    for version in registry.expand(connection, parse(reference)):
+        folder = registry.fetch(home, connection, version)
+        name = str(version.name).partition(".")[2]
+        found.append(Teacher(name, folder, checked(folder, verify=False), registry.uri(version)))
+    return found
+
+
+def find_all(home: Home, references: Sequence[str]) -> list[Teacher]:
+    """Looks teachers up, in order; a pattern of the registry stands for all that match.
+
+    Raises:
+        UserError: As `find`.
+    """
+    found: list[Teacher] = []
+    for reference in references:
+        found += find_registered(home, reference) if is_reference(reference) else [find(home, reference)]
+    return found
 
 
 def find_student(home: Home, reference: str) -> Teacher:

@@ -1,4 +1,4 @@
-"""MLflow: a run per composition, a child run per step, the student as a model version.
+"""MLflow: a run per composition, a child run per step.
 
 All calls carry the run id: MLflow's "active run" is thread-local and would mix
 up parallel steps. The default is a SQLite file below the home folder; with
@@ -8,7 +8,6 @@ up parallel steps. The default is a SQLite file below the home folder; with
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE
 
 from composition.errors import UserError
@@ -28,8 +27,7 @@ from tasks.home import Home
 
 COMPOSITION_TAG = "detcompose.composition"
 STEP_TAG = "detcompose.step"
-DIGEST_TAG = "digest"
-STUDENT_PREFIX = "students."
+DETECTOR_TAG = "detcompose.detector"
 _PARAM_LIMIT = 6000
 _BATCH_LIMIT = 100
 
@@ -44,7 +42,7 @@ def client(home: Home) -> MlflowClient:
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
-        connected = MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+        connected = MlflowClient(tracking_uri=uri, registry_uri=home.registry_uri)
         connected.search_experiments(max_results=1)
     except Exception as error:
         reason = str(error).splitlines()[0]
@@ -123,19 +121,51 @@ def experiment(connection: MlflowClient, home: Home, space: LabelSpace) -> str:
     digest = label_space_digest(space)
     shown = ", ".join(space.classes[:4]) + (", ..." if len(space.classes) > 4 else "")
     name = f"{len(space.classes)} classes: {shown} [{digest[:8]}]"
+    return named_experiment(connection, home, name, digest[:16], {"label_space": digest})
+
+
+def named_experiment(
+    connection: MlflowClient,
+    home: Home,
+    name: str,
+    folder: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> str:
+    """An experiment by name, made when missing.
+
+    Args:
+        connection: The tracking server.
+        home: Keeps the artifacts where there is no server.
+        name: Of the experiment.
+        folder: Name of its folder there; default: its own.
+        tags: Tags that it gets when it is made.
+    """
     existing = connection.get_experiment_by_name(name)
     if existing:
         return str(existing.experiment_id)
     # a server has its own artifact store; SQLite alone would write ./mlruns
     own = home.tracking_uri.startswith("sqlite:///")
-    location = (home.mlflow_artifacts / digest[:16]).as_uri() if own else None
-    return str(connection.create_experiment(name, artifact_location=location, tags={"label_space": digest}))
+    location = (home.mlflow_artifacts / (folder or name)).as_uri() if own else None
+    try:
+        return str(connection.create_experiment(name, artifact_location=location, tags=dict(tags or {})))
+    except MlflowException as error:
+        # two that begin at the same moment: the other one was first
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return named_experiment(connection, home, name, folder, tags)
 
 
 @contextmanager
 def composition_run(connection: MlflowClient, experiment_id: str, name: str, digest: str) -> Iterator[Run]:
     """The run of a composition; a failed or killed one of the same digest goes on."""
     with _open(connection, experiment_id, name, {COMPOSITION_TAG: digest}) as run:
+        yield run
+
+
+@contextmanager
+def registration_run(connection: MlflowClient, experiment_id: str, name: str, digest: str) -> Iterator[Run]:
+    """The run that keeps a registered detector's files."""
+    with _open(connection, experiment_id, name, {DETECTOR_TAG: digest}) as run:
         yield run
 
 
@@ -157,31 +187,6 @@ def _open(connection: MlflowClient, experiment_id: str, name: str, tags: Mapping
         raise
     finally:
         connection.set_terminated(run_id, RunStatus.to_string(status))
-
-
-def register_student(
-    run: Run, name: str, bundle_folder: Path, tags: Mapping[str, str], digest: str
-) -> ModelVersion:
-    """Registers a student's bundle as a new model version, once per digest.
-
-    Args:
-        run: The composition's run, which keeps the bundle as artifacts.
-        name: Recipe name; the registered model is ``students.<name>``.
-        bundle_folder: The bundle.
-        tags: Tags of the version.
-        digest: Composition digest; a version that carries it is returned as it is.
-    """
-    model = STUDENT_PREFIX + name
-    if not run.client.search_registered_models(f"name = '{model}'"):
-        run.client.create_registered_model(model, tags={"role": "student"})
-    for version in run.client.search_model_versions(f"name = '{model}'"):
-        if version.tags.get(DIGEST_TAG) == digest:
-            return version
-    run.artifacts(bundle_folder, "student")
-    source = f"{run.client.get_run(run.run_id).info.artifact_uri}/student"
-    return run.client.create_model_version(
-        model, source, run_id=run.run_id, tags={**tags, DIGEST_TAG: digest, "role": "student"}
-    )
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.servers import mlflow_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,3 +20,10 @@ def data_dir() -> Path:
     if not (folder / "coco" / "val.json").is_file():
         pytest.skip(f"no data at {folder} (set DETCOMPOSE_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mlflow_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server, one for the session: tests use names of their own."""
+    with mlflow_server(tmp_path_factory.mktemp("mlflow-server")) as address:
+        yield address

@@ -21,6 +21,7 @@ from flows.cli import (
     export,
     label_space,
     predict,
+    registry,
     report,
     teacher,
     train,
@@ -38,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(teacher.app, name="teacher")
+app.add_typer(registry.app, name="registry")
 app.add_typer(label_space.app, name="label-space")
 app.command("compose")(compose.compose)
 app.command("train")(train.train)

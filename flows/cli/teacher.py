@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from composition.errors import UserError
 from flows.cli.output import JsonOption, percent, print_json, print_table
+from flows.environment import make_home
 from tasks.home import Home
 
 app = typer.Typer(help="Add, list, show and evaluate teachers.", no_args_is_help=True)
@@ -44,6 +46,36 @@ def add(
     else:
         classes_text = f"{len(added.manifest.vocabulary)} classes"
         typer.echo(f"teacher {name}: {added.manifest.adapter}, {classes_text}, digest {added.digest[:12]}")
+
+
+@app.command()
+def register(
+    teacher: Annotated[str, typer.Argument(help="Name of an added teacher, or path of a bundle.")],
+    name: Annotated[str | None, typer.Option("--as", help="Name in the registry; default: its own.")] = None,
+    alias: Annotated[
+        str, typer.Option(help="Alias that it gets, taken from the version that has it; '' = none.")
+    ] = "champion",
+    tag: Annotated[
+        list[str] | None, typer.Option(help="A tag of the version, key=value; recipes can select by it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a teacher in MLflow, so that recipes and `recompose` find it."""
+    pairs = [entry.partition("=") for entry in tag or ()]
+    if wrong := [key for key, equals, _ in pairs if not (key and equals)]:
+        raise UserError(f"--tag {wrong[0]}: a tag is written key=value", "E.g. --tag pool=traffic.")
+    make_home()
+    from flows.register import register as register_flow
+
+    # a registration takes a moment: no reason to start a server of Prefect's around it
+    done = register_flow.fn(teacher, name, alias, {key: value for key, _, value in pairs})
+    if as_json:
+        print_json(done)
+        return
+    state = "registered" if done["new"] else "was registered before"
+    address = f"teachers/{done['name']}@{done['version']}"
+    shown = f", alias {done['alias']}" if done["alias"] else ""
+    typer.echo(f"{address} {state}{shown}, digest {done['digest'][:12]}")
 
 
 @app.command("list")

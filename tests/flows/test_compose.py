@@ -75,7 +75,8 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
 
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     (version,) = client.search_model_versions("name = 'students.digits'")
-    assert version.tags["digest"] == record["composition"]
+    assert version.tags["digest"] == record["student"]
+    assert version.tags["composition"] == record["composition"]
     assert "digits-low=" in version.tags["parents"]
     assert version.tags["classes"].startswith("zero, one")
     run = client.get_run(record["run_id"])
