@@ -9,26 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from composition.errors import UserError
 
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("x1", pa.float32()),
-        ("y1", pa.float32()),
-        ("x2", pa.float32()),
-        ("y2", pa.float32()),
-        ("score", pa.float32()),
-        ("class_id", pa.int32()),
-        ("spread", pa.float32()),
-    ]
-)
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@cache
+def schema() -> pa.Schema:
+    """The Parquet schema of the contract."""
+    # 150 MB that a machine which only predicts does without
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("image_id", pa.int64()),
+            ("x1", pa.float32()),
+            ("y1", pa.float32()),
+            ("x2", pa.float32()),
+            ("y2", pa.float32()),
+            ("score", pa.float32()),
+            ("class_id", pa.int32()),
+            ("spread", pa.float32()),
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +205,9 @@ def validate(
 
 
 def to_arrow(detections: Detections) -> pa.Table:
-    """The table in the Parquet schema of the contract (`SCHEMA`)."""
+    """The table in the Parquet schema of the contract (`schema`)."""
+    import pyarrow as pa
+
     boxes = detections.boxes
     columns = [
         detections.image_id,
@@ -205,8 +217,8 @@ def to_arrow(detections: Detections) -> pa.Table:
         detections.spread,
     ]
     return pa.Table.from_arrays(
-        [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)],
-        schema=SCHEMA,
+        [pa.array(column, type=field.type) for column, field in zip(columns, schema(), strict=True)],
+        schema=schema(),
     )
 
 

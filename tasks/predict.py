@@ -14,7 +14,6 @@ from model_zoo.adapters.base import Detector, InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.images import SUFFIXES, BadImageError, read_rgb
 from tasks import teachers
-from tasks.drawing import draw_detections
 from tasks.home import Home
 from tasks.progress import track
 from tasks.store import disk_errors
@@ -59,6 +58,9 @@ def _predict_one(detector: Detector, file: Path, target: Path | None) -> dict[st
         "detections": detection_list(found, detector.vocabulary),
     }
     if target is not None:
+        # the drawing library is not on every machine that predicts
+        from tasks.drawing import draw_detections
+
         with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray(draw_detections(image, found, detector.vocabulary))

@@ -9,8 +9,6 @@ from types import TracebackType
 from typing import Self, TypeVar
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import FlowRunContext, TaskRunContext
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -63,6 +61,8 @@ class Tracker:
         if self._bar:
             self._bar.stop()
         if self._artifact and kind is None:
+            from prefect.artifacts import update_progress_artifact
+
             update_progress_artifact(self._artifact, 100.0)
 
     def update(self, done: float, note: str = "") -> None:
@@ -76,6 +76,8 @@ class Tracker:
             self._report(note)
 
     def _report(self, note: str) -> None:
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
         percent = 100.0 * self._done / max(self.total, 1)
         if self._artifact is None:
             created = create_progress_artifact(percent, description=f"{self.label} {note}".strip())
@@ -93,4 +95,9 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
 
 
 def _in_prefect_run() -> bool:
+    # a machine that only predicts has no Prefect, and nobody is in a run without having imported it
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext, TaskRunContext
+
     return TaskRunContext.get() is not None or FlowRunContext.get() is not None

@@ -199,8 +199,8 @@ def download(connection: MlflowClient, version: ModelVersion, part: str, target:
             manifest = bundle.read(folder)
             _check_origin(version, part, manifest)
             folder.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
+            if target.exists():  # a folder is never replaced by another: the old one steps aside
+                target.replace(staging / "replaced")
             folder.replace(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -99,7 +99,7 @@ def fused_to_arrow(fused: Fused) -> pa.Table:
 def fused_from_arrow(rows: pa.Table) -> Fused:
     """The inverse of `fused_to_arrow`."""
     return Fused(
-        table.from_arrow(rows.select(table.SCHEMA.names)),
+        table.from_arrow(rows.select(table.schema().names)),
         rows.column("teachers").to_numpy().astype(np.int64),
         _scores(rows),
     )

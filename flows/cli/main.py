@@ -21,6 +21,7 @@ from flows.cli import (
     export,
     label_space,
     predict,
+    pull,
     registry,
     report,
     teacher,
@@ -29,6 +30,7 @@ from flows.cli import (
 )
 from flows.cli.doctor import doctor
 
+OUR_PACKAGES = ("flows", "tasks", "composition", "model_zoo")
 STOP_SECONDS = 10.0
 """After a signal the process is gone at the latest after this time."""
 
@@ -48,6 +50,7 @@ app.command("diagnose")(diagnose.diagnose)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)
+app.command("pull")(pull.pull)
 app.command("report")(report.report)
 app.command("up")(up.up)
 app.command("down")(up.down)
@@ -102,6 +105,12 @@ def main() -> None:
         typer.echo(f"error: {error.problem}", err=True)
         if error.way_out:
             typer.echo(f"       {error.way_out}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in OUR_PACKAGES:
+            raise
+        typer.echo(f"error: this needs {error.name}, which is not installed", err=True)
+        typer.echo("       Install all of detcompose: pip install 'detcompose[pipeline]'", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on where it stopped", err=True)
