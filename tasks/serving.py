@@ -67,23 +67,23 @@ class ServedDetector:
             boxes as x1 y1 x2 y2 in pixels of the upright image.
 
         Raises:
-            MlflowException: The request is at fault; the server answers with status 400.
+            RefusedRequest: The request is at fault; the server answers with status 400.
         """
         threshold = _threshold(params)
         texts = data[IMAGE].tolist()
         if not 0 < len(texts) <= MAX_IMAGES:
-            raise _refused(f"{len(texts)} images; send 1 to {MAX_IMAGES} a request")
+            raise RefusedRequest(f"{len(texts)} images; send 1 to {MAX_IMAGES} a request")
         return [self._predict(position, text, threshold) for position, text in enumerate(texts)]
 
     def _predict(self, position: int, text: Any, threshold: float) -> dict[str, Any]:
         try:
             image = decode_rgb(_bytes(text))
         except BadImageError as error:
-            raise _refused(f"image {position}: {error}") from None
+            raise RefusedRequest(f"image {position}: {error}") from None
         try:
             found = self._detector.predict([image])
         except UserError as error:
-            raise _refused(f"image {position}: {error}") from None
+            raise RefusedRequest(f"image {position}: {error}") from None
         height, width = image.shape[:2]
         kept = found[found.score >= threshold]
         return {
@@ -96,7 +96,7 @@ class ServedDetector:
 def _threshold(params: Mapping[str, Any] | None) -> float:
     value = (params or {}).get(THRESHOLD, DEFAULT_THRESHOLD)
     if not SCORE_FLOOR <= value <= 1:  # also NaN
-        raise _refused(f"{THRESHOLD} is {value}; it lies between {SCORE_FLOOR} and 1")
+        raise RefusedRequest(f"{THRESHOLD} is {value}; it lies between {SCORE_FLOOR} and 1")
     return float(value)
 
 
@@ -112,5 +112,22 @@ def _bytes(text: Any) -> bytes:
         raise BadImageError("is not valid base64") from None
 
 
-def _refused(reason: str) -> MlflowException:
-    return MlflowException(reason, error_code=INVALID_PARAMETER_VALUE)
+class RefusedRequest(MlflowException):
+    """The request is at fault: status 400 and the reason, nothing else.
+
+    MLflow's server writes the whole request before the message of an exception,
+    and that would send every image back.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+        super().__init__(reason, error_code=INVALID_PARAMETER_VALUE)
+
+    @property
+    def message(self) -> str:
+        """The reason."""
+        return self._reason
+
+    @message.setter
+    def message(self, value: str) -> None:
+        pass

@@ -21,12 +21,15 @@ from flows.cli import (
     export,
     label_space,
     predict,
+    promote,
     pull,
+    recompose,
     registry,
     report,
     teacher,
     train,
     up,
+    webhook,
 )
 from flows.cli.doctor import doctor
 
@@ -50,7 +53,10 @@ app.command("diagnose")(diagnose.diagnose)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)
+app.command("promote")(promote.promote)
 app.command("pull")(pull.pull)
+app.command("recompose")(recompose.recompose)
+app.add_typer(webhook.app, name="webhook")
 app.command("report")(report.report)
 app.command("up")(up.up)
 app.command("down")(up.down)

@@ -1,0 +1,110 @@
+"""New teachers, new student: composes again when the registry's teachers have changed.
+
+The guarantee is a schedule; the webhook relay (`flows.relay`) only makes it
+faster. Whoever asks, the composition carries one idempotency key, made of its
+digest: two that ask at once start one run.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+
+from prefect import flow
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+
+from composition.errors import UserError
+from flows.compose import compose
+from flows.plan import Plan, make_plan
+from flows.recipe import Recipe
+from tasks import registry, tracking
+from tasks.home import Home
+from tasks.references import STUDENTS
+from tasks.registry import COMPOSITION_TAG
+
+log = logging.getLogger("detcompose")
+
+MAX_ATTEMPTS = 3
+"""A composition that fails so often is left alone until somebody looks at it."""
+
+
+@flow(name="recompose", flow_run_name="recompose {recipe.name}", persist_result=False)
+def recompose(recipe: Recipe, limit: int | None = None, hand_over_to: str | None = None) -> dict[str, Any]:
+    """Composes a recipe again if its teachers, images or settings have changed; otherwise does nothing.
+
+    Args:
+        recipe: What is asked for; its teachers name aliases or patterns of the
+            registry, e.g. ``teachers/*@champion?pool=traffic``.
+        limit: Use only the first so many images.
+        hand_over_to: Deployment of `compose` that does the work, e.g.
+            ``compose/compose``; empty: this run does it.
+
+    Returns:
+        ``action`` (``nothing``, ``composed`` or ``handed over``), the composition's
+        digest, the teachers' versions, and the student's version or the run.
+
+    Raises:
+        UserError: Something in the recipe or the registry is wrong, or the
+            composition has failed `MAX_ATTEMPTS` times.
+    """
+    home = Home.default()
+    plan = make_plan(recipe, home, limit)
+    versions = {teacher.name: teacher.origin or teacher.digest for teacher in plan.teachers}
+    outcome = {"composition": plan.digest, "teachers": versions}
+    existing = find_version(home, plan)
+    if existing:
+        log.info("nothing to do: composition %s is %s", plan.digest[:12], existing)
+        return {**outcome, "action": "nothing", "model": existing}
+    exact = pinned(plan)
+    if hand_over_to is None:
+        return {**outcome, "action": "composed", "model": compose(exact, limit)["model"]}
+    run = start_once(hand_over_to, {"recipe": exact.model_dump(mode="json"), "limit": limit}, plan.digest)
+    log.info("composition %s: run %s of %s", plan.digest[:12], run.name, hand_over_to)
+    return {**outcome, "action": "handed over", "flow_run": str(run.id)}
+
+
+def find_version(home: Home, plan: Plan) -> str | None:
+    """The student's version that holds a composition, whichever machine made it."""
+    model = f"{STUDENTS}.{plan.recipe.name}"
+    every = registry.versions(tracking.client(home), model)
+    found = next((one for one in every if one.tags.get(COMPOSITION_TAG) == plan.digest), None)
+    return registry.uri(found) if found else None
+
+
+def pinned(plan: Plan) -> Recipe:
+    """The recipe with the exact versions of its teachers: an alias may move before the work begins."""
+    exact = [teacher.origin or str(teacher.folder) for teacher in plan.teachers]
+    return plan.recipe.model_copy(update={"teachers": exact})
+
+
+def start_once(deployment: str, parameters: dict[str, Any], digest: str) -> FlowRun:
+    """The run of a composition: the one that waits or works, or a new one after a failure.
+
+    Args:
+        deployment: Its name, ``flow/deployment``.
+        parameters: Of the run.
+        digest: The composition's digest, of which the idempotency key is made.
+
+    Raises:
+        UserError: `MAX_ATTEMPTS` runs have ended without a student.
+    """
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        # asynchronous in asynchronous flows only
+        run = cast(
+            FlowRun,
+            run_deployment(
+                deployment,
+                parameters=parameters,
+                timeout=0,
+                idempotency_key=f"composition-{digest}-{attempt}",
+                as_subflow=False,
+            ),
+        )
+        if run.state is None or not run.state.is_final():
+            return run
+    raise UserError(
+        f"composition {digest[:12]} has ended {MAX_ATTEMPTS} times without a student; "
+        f"the last run of {deployment} was {run.name!r}",
+        "Read its log, mend the cause, and start it by hand: from the form, or with `detcompose compose`.",
+    )
