@@ -25,7 +25,8 @@ def recompose(
     from flows.recipe import load_recipe
     from flows.recompose import recompose as recompose_flow
 
-    done = recompose_flow(load_recipe(recipe), limit, hand_over_to)
+    # to find that nothing has changed takes no server of Prefect's; composing starts its own flow
+    done = recompose_flow.fn(load_recipe(recipe), limit, hand_over_to)
     if as_json:
         print_json(done)
         return
