@@ -17,7 +17,7 @@ def register_webhook(connection: MlflowClient, url: str, secret: str, name: str 
 
     Args:
         connection: A client of an MLflow server.
-        url: Of the relay, ``http://127.0.0.1:4300/webhooks/mlflow``.
+        url: Of the relay, ``http://127.0.0.1:4290/webhooks/mlflow``.
         secret: Shared with the relay.
         name: Name at the server.
 

@@ -15,7 +15,7 @@ app = typer.Typer(help="MLflow's webhook, which tells the relay of new teachers.
 
 @app.command()
 def register(
-    url: Annotated[str, typer.Option(help="Address of the relay.")] = "http://127.0.0.1:4300/webhooks/mlflow",
+    url: Annotated[str, typer.Option(help="Address of the relay.")] = "http://127.0.0.1:4290/webhooks/mlflow",
     as_json: JsonOption = False,
 ) -> None:
     """Register the webhook at the MLflow server; the secret is in DETCOMPOSE_WEBHOOK_SECRET or ..._FILE."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 
 from composition.errors import UserError
 from flows.environment import make_home
 
-PORT = 4300
+PORT = 4290
 
 
 def main() -> None:
     """Serves the relay until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m flows.relay", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=PORT, help="port to listen on")
+    host = os.environ.get("DETCOMPOSE_RELAY_HOST", "127.0.0.1")
+    port = os.environ.get("DETCOMPOSE_RELAY_PORT", str(PORT))
+    parser.add_argument("--host", default=host, help="address to listen on")
+    parser.add_argument("--port", type=int, default=port, help="port to listen on")
     options = parser.parse_args()
     make_home()
     import uvicorn

@@ -12,6 +12,7 @@ from composition.errors import UserError
 SECRET = "DETCOMPOSE_WEBHOOK_SECRET"  # noqa: S105 (the variable's name)
 SECRET_FILE = "DETCOMPOSE_WEBHOOK_SECRET_FILE"  # noqa: S105
 DEPLOYMENTS = "DETCOMPOSE_RECOMPOSE_DEPLOYMENTS"
+REGISTER = "DETCOMPOSE_RELAY_REGISTER"
 MIN_SECRET = 16
 
 
@@ -23,12 +24,15 @@ class Settings:
         secret: Shared with the registry's webhook.
         deployments: Names ``recompose/...`` of the deployments to run; empty:
             every deployment of the flow `recompose` that is not paused.
+        register: Address of the relay to register as webhook at the MLflow
+            server when it starts; empty: somebody does it by hand.
         quiet: Seconds without another event after which a burst is over.
         longest: Seconds after which a burst is over in any case.
     """
 
     secret: bytes = field(repr=False)
     deployments: tuple[str, ...] = ()
+    register: str = ""
     quiet: float = 1.0
     longest: float = 3.0
 
@@ -40,7 +44,8 @@ class Settings:
             UserError: There is no secret, or it is too short.
         """
         names = [name.strip() for name in environment.get(DEPLOYMENTS, "").split(",")]
-        return cls(read_secret(environment).encode(), tuple(name for name in names if name))
+        chosen = tuple(name for name in names if name)
+        return cls(read_secret(environment).encode(), chosen, environment.get(REGISTER, ""))
 
 
 def read_secret(environment: Mapping[str, str] = os.environ) -> str:

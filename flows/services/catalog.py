@@ -280,6 +280,7 @@ class _Builder:
         environment = self._clients() | {
             "DETCOMPOSE_RELAY_HOST": LOOPBACK,
             "DETCOMPOSE_RELAY_PORT": str(self.settings.relay_port),
+            "DETCOMPOSE_RELAY_REGISTER": f"{url}/webhooks/mlflow",
             "DETCOMPOSE_WEBHOOK_SECRET": obtain(
                 self.place.home, "DETCOMPOSE_WEBHOOK_SECRET", "webhook-secret", password
             ).value,
