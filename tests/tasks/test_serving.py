@@ -107,6 +107,7 @@ def test_garbage_is_a_400_that_says_why(served: str, body: Any, reason: str) -> 
         assert len(answer["message"]) < 200, "the request is not sent back"
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")
 def test_a_version_is_loaded_without_code_where_mlflow_may_run_none(
     mlflow_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
