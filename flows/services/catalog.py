@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import httpx
 
 import flows
 from flows.services.place import Place
-from flows.services.secret_files import Secret, fernet_key, obtain, password
+from flows.services.secret_files import Secret, auth_string, fernet_key, from_environment, obtain, password
 from flows.services.settings import (
     DEPLOYMENTS,
     LOOPBACK,
@@ -49,6 +50,7 @@ _SERVER_ONLY = (
     "MLFLOW_AUTH_ADMIN_PASSWORD",
     "MLFLOW_FLASK_SERVER_SECRET_KEY",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
+    "DETCOMPOSE_WEBHOOK_SECRET",
 )
 
 
@@ -65,6 +67,7 @@ class Service:
         grace: Seconds that it gets to stop.
         once: Whether it is done when it ends, like a set-up step.
         folder: Working directory; default: the folder of the services.
+        private: Whether its files are closed to other users of the machine.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Service:
     grace: float = _GRACE
     once: bool = False
     folder: Path | None = None
+    private: bool = False
 
     @property
     def digest(self) -> str:
@@ -122,7 +126,7 @@ class _Builder:
         if MLFLOW in settings.only:
             self.tracking = f"http://{host}:{settings.mlflow_port}"
         self.prefect_auth = self._secret(
-            "PREFECT_SERVER_API_AUTH_STRING", "prefect-auth", PREFECT, _auth_string
+            "PREFECT_SERVER_API_AUTH_STRING", "prefect-auth", PREFECT, auth_string
         )
         self.mlflow_auth = self._secret(
             "MLFLOW_AUTH_ADMIN_PASSWORD", "mlflow-admin-password", MLFLOW, password
@@ -175,13 +179,14 @@ class _Builder:
     def _clients(self) -> dict[str, str]:
         """The environment of those that talk to the servers: worker, flow runs, relay."""
         given = {"PREFECT_API_URL": self.api, "MLFLOW_TRACKING_URI": self.tracking}
-        if self.prefect_auth:
-            given["PREFECT_API_AUTH_STRING"] = self.prefect_auth.value
+        # servers elsewhere have passwords that the user has given, perhaps in files
+        login = {
+            "PREFECT_API_AUTH_STRING": self.prefect_auth or from_environment("PREFECT_API_AUTH_STRING"),
+            "MLFLOW_TRACKING_PASSWORD": self.mlflow_auth or from_environment("MLFLOW_TRACKING_PASSWORD"),
+        }
+        given |= {name: secret.value for name, secret in login.items() if secret}
         if self.mlflow_auth:
-            given |= {
-                "MLFLOW_TRACKING_USERNAME": MLFLOW_USER,
-                "MLFLOW_TRACKING_PASSWORD": self.mlflow_auth.value,
-            }
+            given["MLFLOW_TRACKING_USERNAME"] = MLFLOW_USER
         # a restart of the servers takes half a minute on a busy machine: a run waits for longer than that
         patience = {"PREFECT_CLIENT_MAX_RETRIES": "6", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
         return self._base() | patience | given
@@ -203,7 +208,8 @@ class _Builder:
         where = ("--host", settings.host, "--port", str(settings.prefect_port))
         command = (sys.executable, "-m", "prefect", "server", "start", *where)
         url = f"http://{settings.client_host}:{settings.prefect_port}"
-        return Service(PREFECT, command, environment, lambda _: _answers(f"{url}/api/health"), url)
+        probe = f"{url}/api/health"
+        return Service(PREFECT, command, environment, lambda _: _answers(probe), url, private=settings.auth)
 
     def _mlflow(self) -> Service:
         settings, root = self.settings, self.place.home.root
@@ -238,7 +244,8 @@ class _Builder:
             command += ("--app-name", "basic-auth")
             environment |= self._mlflow_login(environment[MLFLOW_DATABASE])
         url = f"http://{settings.client_host}:{settings.mlflow_port}"
-        return Service(MLFLOW, command, environment, lambda _: _answers(f"{url}/health"), url)
+        probe = f"{url}/health"
+        return Service(MLFLOW, command, environment, lambda _: _answers(probe), url, private=settings.auth)
 
     def _mlflow_login(self, database: str) -> dict[str, str]:
         """Users lie beside the runs: in the same PostgreSQL, or in a SQLite file of their own."""
@@ -278,19 +285,14 @@ class _Builder:
     def _relay(self) -> Service:
         url = f"http://{LOOPBACK}:{self.settings.relay_port}"
         environment = self._clients() | {
-            "DETCOMPOSE_RELAY_HOST": LOOPBACK,
-            "DETCOMPOSE_RELAY_PORT": str(self.settings.relay_port),
             "DETCOMPOSE_RELAY_REGISTER": f"{url}/webhooks/mlflow",
             "DETCOMPOSE_WEBHOOK_SECRET": obtain(
                 self.place.home, "DETCOMPOSE_WEBHOOK_SECRET", "webhook-secret", password
             ).value,
         }
-        command = (sys.executable, "-m", "flows.relay")
+        where = ("--host", LOOPBACK, "--port", str(self.settings.relay_port))
+        command = (sys.executable, "-m", "flows.relay", *where)
         return Service(RELAY, command, environment, lambda _: _answers(f"{url}/health"), url)
-
-
-def _auth_string() -> str:
-    return f"admin:{password()}"
 
 
 def _source_root() -> list[str]:
@@ -299,11 +301,16 @@ def _source_root() -> list[str]:
     return [] if root in site.getsitepackages() else [root]
 
 
+@functools.cache
+def _client() -> httpx.Client:
+    """One for all questions: making one reads all certificates of the machine."""
+    # never through a proxy: the servers are on this machine, or as near as their users are
+    return httpx.Client(trust_env=False, timeout=PROBE_SECONDS)
+
+
 def _answers(url: str) -> bool:
     try:
-        # never through a proxy: these are our own, on this machine
-        with httpx.Client(trust_env=False, timeout=PROBE_SECONDS) as client:
-            return client.get(url).status_code == httpx.codes.OK
+        return _client().get(url).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 
@@ -312,10 +319,9 @@ def _is_registered(api: str, auth: str | None, name: str, since: float) -> bool:
     """Whether the worker has reported to the server after it was started."""
     headers = {"Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
     try:
-        with httpx.Client(trust_env=False, timeout=PROBE_SECONDS, headers=headers) as client:
-            answer = client.post(f"{api}/work_pools/{POOL}/workers/filter", json={})
-            workers = answer.json() if answer.is_success else []
-            seen = [worker["last_heartbeat_time"] for worker in workers if worker["name"] == name]
+        answer = _client().post(f"{api}/work_pools/{POOL}/workers/filter", json={}, headers=headers)
+        workers = answer.json() if answer.is_success else []
+        seen = [worker["last_heartbeat_time"] for worker in workers if worker["name"] == name]
     except (httpx.HTTPError, ValueError, KeyError):
         return False
     return any(value and datetime.datetime.fromisoformat(value).timestamp() >= since for value in seen)

@@ -36,7 +36,12 @@ class Found:
 
 
 def start(
-    command: Sequence[str], environment: Mapping[str, str], mark: str, folder: Path, log: Path
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    mark: str,
+    folder: Path,
+    log: Path,
+    private: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Starts a service in a session of its own, so that Ctrl-C reaches only us.
 
@@ -46,6 +51,7 @@ def start(
         mark: ``<identity>:<name>``.
         folder: Working directory.
         log: Where its output goes, appended.
+        private: Whether the files that it makes are closed to others.
     """
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 (our own command lines)
@@ -56,6 +62,7 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=0o077 if private else -1,
         )
 
 

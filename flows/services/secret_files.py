@@ -103,3 +103,8 @@ def password() -> str:
 def fernet_key() -> str:
     """A new key of the kind that MLflow encrypts webhook secrets with."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+def auth_string() -> str:
+    """A new user and password in the form that Prefect takes."""
+    return f"admin:{password()}"

@@ -167,11 +167,11 @@ def _check_only(only: Collection[str]) -> None:
     missing = [
         variable
         for service, variable in ((PREFECT, "PREFECT_API_URL"), (MLFLOW, "MLFLOW_TRACKING_URI"))
-        if service not in only and WORKER in only and not os.environ.get(variable)
+        if service not in only and {WORKER, RELAY} & set(only) and not os.environ.get(variable)
     ]
     if missing:
         raise UserError(
-            f"a worker without its own servers needs {' and '.join(missing)}",
+            f"a worker or relay without its own servers needs {' and '.join(missing)}",
             "Set them to the team's servers (`detcompose status --env` over there prints them).",
         )
 

@@ -145,6 +145,7 @@ class Supervisor:
             f"{self._place.identity}:{service.name}",
             service.folder or self._place.root,
             self._place.new_log(service.name),
+            service.private,
         )
         running.pid = running.child.pid
         self._turn(running, STARTING)
