@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,6 +80,8 @@ class HttpDetector:
             # a redirect would carry the secret to another host
             follow_redirects=False,
         )
+        # idle connections go with the detector
+        weakref.finalize(self, self._client.close)
         self._pace = _Pace(self._service.requests_per_second)
         self._failures = _Failures(self._service.give_up_after)
 
