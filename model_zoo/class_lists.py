@@ -24,14 +24,22 @@ def read_classes(classes: Path | Sequence[str]) -> tuple[str, ...]:
     Raises:
         UserError: A missing or unreadable file; a blank or repeated name.
     """
-    if not isinstance(classes, Path):
-        if isinstance(classes, str):  # a Sequence[str] too, but of letters
-            raise UserError("classes: one text instead of a list of names", _FORMS)
-        names, source = list(classes), "classes"
-    else:
-        names, source = _names_in(classes), str(classes)
-    check_vocabulary(names, source)
+    names = read_names(classes)
+    check_vocabulary(names, str(classes) if isinstance(classes, Path) else "classes")
     return tuple(names)
+
+
+def read_names(classes: Path | Sequence[str]) -> list[str]:
+    """The names as they stand, with repeated fillers like ``N/A``; see `read_classes`.
+
+    Raises:
+        UserError: A missing or unreadable file.
+    """
+    if isinstance(classes, Path):
+        return _names_in(classes)
+    if isinstance(classes, str):  # a Sequence[str] too, but of letters
+        raise UserError("classes: one text instead of a list of names", _FORMS)
+    return list(classes)
 
 
 def _names_in(path: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ import numpy as np
 
 from composition.errors import UserError
 from model_zoo import bundle
+from model_zoo.adapters import service
 from model_zoo.adapters.base import InferenceSettings
+from model_zoo.adapters.registry import opener_of
 from model_zoo.bundle import InputSpec, Manifest, OutputSpec
-from model_zoo.class_lists import read_classes
-from model_zoo.onnx_metadata import Description
+from model_zoo.class_lists import read_classes, read_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +30,22 @@ class _Facts:
     license: str
 
 
+# of model_zoo.weights_file, which would import torch for the sake of a name
+_TORCH_SUFFIXES = (".pth", ".pt", ".pkl", ".bin", ".ckpt", ".tar", ".safetensors")
 _Writer = Callable[[Path, _Facts], Manifest]
 
 
 def import_teacher(
-    model: Path,
+    model: Path | str,
     *,
     classes: Path | Sequence[str] | None,
     name: str,
     destination: Path,
     decoder: str | None = None,
     weights: Path | None = None,
+    architecture: str | None = None,
+    size: tuple[int, int] | None = None,
+    norm_eps: float | None = None,
     provenance: Mapping[str, Any] | None = None,
     license: str = "unknown",
 ) -> Manifest:
@@ -48,14 +54,20 @@ def import_teacher(
     Importing the same detector to the same place again changes nothing.
 
     Args:
-        model: An ``.onnx`` file, a darknet ``.cfg`` or an mmdet ``.json`` config.
-        classes: Its class names in order, see `read_classes`. None: an ONNX
-            file that `model_zoo.exporting` wrote holds them, and its licence.
+        model: An ``.onnx`` file, a darknet ``.cfg``, an mmdet config (``.json``,
+            or a ``.py`` that is plain data), weights of a torchvision or
+            effdet detector, ``torchvision:NAME`` of published weights, or the
+            ``.json`` description of a service.
+        classes: Its class names in order, see `read_classes`. None: taken from
+            the file, where it holds them.
         name: Short name of the detector.
         destination: The bundle's folder.
         decoder: Layout of an ONNX network's outputs; None = told by their shapes.
-        weights: Weights of a ``.cfg`` or ``.json``; None = the file of the
+        weights: Weights of a ``.cfg`` or a config; None = the file of the
             same stem beside it.
+        architecture: What torchvision or effdet builds; None = told by the weights.
+        size: Height and width of the network's input; None = its own.
+        norm_eps: Epsilon of torchvision's batch normalisations; None = the usual one.
         provenance: Where it comes from, JSON values.
         license: Licence of the weights.
 
@@ -66,18 +78,10 @@ def import_teacher(
         UserError: A missing or damaged file, a class list of another length, an
             unknown output layout, or a place taken by another detector.
     """
-    known = _described(model)
-    if classes is None and known is None:
-        raise UserError(
-            f"teacher add: {model} needs its class names", "Give --classes FILE, one name a line."
-        )
-    write, sources = _writer(model, decoder, weights)
-    facts = _Facts(
-        name,
-        known.vocabulary if classes is None and known else read_classes(classes or ()),
-        {**(known.provenance if known else {}), **sources, **(provenance or {})},
-        known.license if known and license == "unknown" else license,
+    write, facts = _source(
+        model, classes, name, decoder, weights, _TorchOptions(architecture, size, norm_eps), license
     )
+    facts.provenance.update(provenance or {})
     _make_parent(destination)
     with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as staging:
         staged = Path(staging) / "bundle"
@@ -93,38 +97,160 @@ def import_teacher(
     return manifest
 
 
-def _writer(model: Path, decoder: str | None, weights: Path | None) -> tuple[_Writer, dict[str, Any]]:
-    """How to import a file of this kind, and the names of the files it comes from."""
-    kind = model.suffix.lower()
-    if kind not in {".onnx", ".cfg", ".json"}:
+@dataclass(frozen=True, slots=True)
+class _TorchOptions:
+    architecture: str | None = None
+    size: tuple[int, int] | None = None
+    norm_eps: float | None = None
+
+
+def _source(
+    model: Path | str,
+    classes: Path | Sequence[str] | None,
+    name: str,
+    decoder: str | None,
+    weights: Path | None,
+    options: _TorchOptions,
+    license: str,
+) -> tuple[_Writer, _Facts]:
+    """How to import a file of this kind, and what is known of it."""
+    if decoder is not None and Path(model).suffix.lower() != ".onnx":
         raise UserError(
-            f"{model} is not a model that can be imported",
-            "Give an .onnx file, a darknet .cfg or an mmdet .json config.",
+            f"decoder {decoder!r} is given for {Path(model).name}", "Only ONNX models have a decoder."
         )
-    if not model.is_file():
-        raise UserError(f"{model} does not exist", "Check the path of the model.")
+    if _is_torch(str(model)):
+        if weights is not None:
+            raise UserError(f"weights are given for {model}", "That file is the weights.")
+        return _torch_source(str(model), classes, name, options, license)
+    if options != _TorchOptions():
+        raise UserError(
+            f"architecture, input size or epsilon is given for {model}",
+            "Only weights of torchvision and effdet take them; other files say it themselves.",
+        )
+    return _file_source(Path(model), classes, name, decoder, weights, license)
+
+
+def _file_source(
+    path: Path,
+    classes: Path | Sequence[str] | None,
+    name: str,
+    decoder: str | None,
+    weights: Path | None,
+    license: str,
+) -> tuple[_Writer, _Facts]:
+    """The same for files of which the network is a part."""
+    kind = path.suffix.lower()
+    if kind not in {".onnx", ".cfg", ".json", ".py"}:
+        raise UserError(
+            f"{path} is not a model that can be imported",
+            "Give an .onnx file, a darknet .cfg, an mmdet config (.json or .py), weights of a torchvision or "
+            "effdet detector (.pth, .safetensors), or the .json description of a service.",
+        )
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", "Check the path of the model.")
     if kind == ".onnx":
         if weights is not None:
-            raise UserError(f"weights are given for {model.name}", "An ONNX file holds its weights inside.")
-        return partial(_write_onnx, model, decoder), {"model": model.name}
-    if decoder is not None:
-        raise UserError(f"decoder {decoder!r} is given for {model.name}", "Only ONNX models have a decoder.")
-    weights = weights or model.with_suffix(".weights" if kind == ".cfg" else ".safetensors")
+            raise UserError(f"weights are given for {path.name}", "An ONNX file holds its weights inside.")
+        return _onnx_source(path, classes, name, decoder, license)
+    if kind == ".json" and service.is_service(path):
+        return _service_source(path, classes, name, license)
+    weights = _weights_beside(path, weights)
+    sources = {"model": path.name, "weights": weights.name}
+    if kind == ".cfg":
+        facts = _Facts(name, _needed(classes, path), sources, license)
+        return partial(_write_darknet, path, weights), facts
+    return _mmdet_source(path, weights, classes, _Facts(name, (), sources, license))
+
+
+def _weights_beside(path: Path, weights: Path | None) -> Path:
+    """The weights of a config: those that were given, else the file of the same stem."""
+    if weights is None:
+        suffixes = (".weights",) if path.suffix.lower() == ".cfg" else (".safetensors", ".pth")
+        beside = [path.with_suffix(suffix) for suffix in suffixes]
+        weights = next((file for file in beside if file.is_file()), beside[0])
     if not weights.is_file():
         raise UserError(
-            f"{weights} does not exist", f"Put the weights beside {model.name}, or give their path."
+            f"{weights} does not exist", f"Put the weights beside {path.name}, or give their path."
         )
-    write = _write_darknet if kind == ".cfg" else _write_mmdet
-    return partial(write, model, weights), {"model": model.name, "weights": weights.name}
+    return weights
 
 
-def _described(model: Path) -> Description | None:
-    """What the file tells about itself; only our own ONNX exports do."""
-    if model.suffix.lower() != ".onnx" or not model.is_file():
-        return None
-    from model_zoo.importing_onnx import description
+def _needed(
+    classes: Path | Sequence[str] | None, model: Path | str, known: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """The class names that were given, else those in the file."""
+    if classes is None and known is None:
+        raise UserError(
+            f"teacher add: {model} needs its class names", "Give --classes FILE, one name a line."
+        )
+    return read_classes(known or () if classes is None else classes)
 
-    return description(model)
+
+def _is_torch(model: str) -> bool:
+    return model.startswith("torchvision:") or Path(model).suffix.lower() in _TORCH_SUFFIXES
+
+
+def _onnx_source(
+    path: Path, classes: Path | Sequence[str] | None, name: str, decoder: str | None, license: str
+) -> tuple[_Writer, _Facts]:
+    from model_zoo.importing_onnx import class_names, description
+
+    known = description(path)  # only our own exports have one
+    facts = _Facts(
+        name,
+        _needed(classes, path, known.vocabulary if known else class_names(path)),
+        {**(known.provenance if known else {}), "model": path.name},
+        known.license if known and license == "unknown" else license,
+    )
+    return partial(_write_onnx, path, decoder), facts
+
+
+def _torch_source(
+    model: str, classes: Path | Sequence[str] | None, name: str, options: _TorchOptions, license: str
+) -> tuple[_Writer, _Facts]:
+    from model_zoo.importing_torch import read_teacher
+
+    # with fillers and background, which are no names of a vocabulary
+    names = read_names(classes) if classes is not None else None
+    found = read_teacher(
+        model, names, architecture=options.architecture, size=options.size, norm_eps=options.norm_eps
+    )
+    facts = _Facts(name, read_classes(found.vocabulary), found.provenance, license)
+
+    def write(folder: Path, facts: _Facts) -> Manifest:
+        manifest = _write(folder, found.adapter, found.input, found.output, found.files, facts)
+        # some networks build, but do not predict
+        opener_of(found.adapter)(folder, manifest, InferenceSettings()).predict(
+            [np.zeros((64, 48, 3), np.uint8)]
+        )
+        return manifest
+
+    return write, facts
+
+
+def _service_source(
+    path: Path, classes: Path | Sequence[str] | None, name: str, license: str
+) -> tuple[_Writer, _Facts]:
+    description = service.read(path)
+    facts = _Facts(name, _needed(classes, path), {"model": path.name, "url": description.url}, license)
+    files = {service.SERVICE: service.to_json(description)}
+    return lambda folder, facts: _write(
+        folder, "http", service.input_spec(description), OutputSpec(nms_iou=None), files, facts
+    ), facts
+
+
+def _mmdet_source(
+    config: Path, weights: Path, classes: Path | Sequence[str] | None, facts: _Facts
+) -> tuple[_Writer, _Facts]:
+    # torch and mmdet take seconds to import
+    from model_zoo.adapters import mmdet_config
+    from model_zoo.weights_file import read_checkpoint
+
+    document = mmdet_config.read(config)
+    checkpoint = read_checkpoint(weights)
+    known = checkpoint.classes or mmdet_config.class_names(document)
+    vocabulary = _needed(classes, config, known)
+    return partial(_write_mmdet, config, document, checkpoint.state), replace(facts, vocabulary=vocabulary)
 
 
 def _write_onnx(model: Path, decoder: str | None, folder: Path, facts: _Facts) -> Manifest:
@@ -152,36 +278,25 @@ def _write_darknet(cfg: Path, weights: Path, folder: Path, facts: _Facts) -> Man
     return manifest
 
 
-def _write_mmdet(config: Path, weights: Path, folder: Path, facts: _Facts) -> Manifest:
-    # torch and mmdet take seconds to import
-    import safetensors
-    import safetensors.torch
-
+def _write_mmdet(
+    config: Path, document: Mapping[str, Any], state: Mapping[str, Any], folder: Path, facts: _Facts
+) -> Manifest:
     from model_zoo.adapters import mmdet, mmdet_config
 
-    document = mmdet_config.parse(config.read_bytes(), str(config))
-    spec = mmdet_config.input_spec_from_config(document, str(config))
-    try:
-        state = safetensors.torch.load_file(weights)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(
-            f"{weights} is not a safetensors file: {error}",
-            "Convert the checkpoint's weights to safetensors.",
-        ) from None
     return mmdet.write_mmdet_bundle(
         folder,
         facts.name,
         mmdet_config.model_part(document, str(config)),
         state,
         facts.vocabulary,
-        spec,
+        mmdet_config.input_spec_from_config(document, str(config)),
         facts.provenance,
         facts.license,
     )
 
 
 def _write(
-    folder: Path, adapter: str, spec: InputSpec, output: OutputSpec, files: Mapping[str, Path], facts: _Facts
+    folder: Path, adapter: str, spec: InputSpec, output: OutputSpec, files: Mapping[str, Any], facts: _Facts
 ) -> Manifest:
     return bundle.write(
         folder,

@@ -65,6 +65,19 @@ def description(path: Path) -> Description | None:
     return onnx_metadata.parse({entry.key: entry.value for entry in properties}, path)
 
 
+def class_names(path: Path) -> list[str] | None:
+    """The class names that ultralytics writes into its exports; None where there are none.
+
+    Raises:
+        UserError: Not an ONNX file.
+    """
+    properties = {entry.key: entry.value for entry in load_graph(path).metadata_props}
+    names = _literal(properties.get("names", ""))
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
+        names = [names[number] for number in range(len(names))]
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
 def inspect(path: Path, vocabulary: Sequence[str], decoder: str | None) -> tuple[InputSpec, OutputSpec]:
     """Runs a network once and settles how it is fed and read.
 

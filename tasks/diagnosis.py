@@ -130,9 +130,8 @@ def _sums_of_shards(
         tables = []
         for name, shard in zip(shards, round_, strict=True):
             raw = load_detections(shard)
-            profiles[name] = profiles[name] + profile(
-                raw, shard.counts["images"] - shard.counts.get("unanswered", 0)
-            )
+            spoken = shard.counts["images"] - shard.counts.get("unanswered", 0)
+            profiles[name] = profiles[name] + profile(raw, spoken)
             tables.append(spaces.map_detections(space, name, raw[raw.score >= np.float32(floor)]))
         asked = asked + confirmations(tables, coverage)
     return asked, profiles

@@ -198,7 +198,8 @@ def _detect(
     tracker: Tracker,
     done: int,
 ) -> tuple[Detections, dict[int, str]]:
-    parts, silent = [], {}
+    parts: list[Detections] = []
+    silent: dict[int, str] = {}
     with ThreadPoolExecutor(1) as ahead:
         batches = list(shards(shard, settings.batch_size))
         # the next batch is decoded while the network computes on this one

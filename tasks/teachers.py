@@ -134,24 +134,30 @@ def find_student(home: Home, reference: str) -> Teacher:
 
 def add(
     home: Home,
-    model: Path,
+    model: Path | str,
     name: str,
     *,
     classes: Path | None = None,
     decoder: str | None = None,
     weights: Path | None = None,
+    architecture: str | None = None,
+    size: tuple[int, int] | None = None,
+    norm_eps: float | None = None,
     license: str = "unknown",
 ) -> Teacher:
     """Adds a teacher under a name; adding the same again changes nothing.
 
     Args:
         home: Where named teachers are.
-        model: An .onnx file, a darknet .cfg, an mmdet JSON config or a bundle folder.
+        model: A bundle folder, or what `model_zoo.importing.import_teacher` takes.
         name: Name by which it is addressed afterwards.
         classes: File with its class names; not for a bundle or an ONNX file of
             `detcompose export`, which have them.
         decoder: Layout of an ONNX model's outputs, where it cannot be told from their shapes.
         weights: Weights file, where it does not lie beside the model.
+        architecture: What torchvision or effdet builds, where the weights do not tell.
+        size: Height and width of the input of such a network; None = its own.
+        norm_eps: Epsilon of torchvision's batch normalisations; None = the usual one.
         license: Licence of the weights.
 
     Raises:
@@ -163,12 +169,12 @@ def add(
             "Use 1 to 64 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit.",
         )
     destination = home.teachers / name
-    if (model / bundle.MANIFEST).is_file():
-        add_bundle(model, name, destination)
-    elif model.is_dir():
+    if (Path(model) / bundle.MANIFEST).is_file():
+        add_bundle(Path(model), name, destination)
+    elif Path(model).is_dir():
         raise UserError(
             f"{model} is a folder, but no bundle: it has no {bundle.MANIFEST}",
-            "Give a model file (.onnx, .cfg, .json) or a bundle's folder.",
+            "Give a model file or a bundle's folder: `detcompose teacher add --help`.",
         )
     else:
         # reading model files takes the onnx library, which looking up a name does not need
@@ -182,6 +188,9 @@ def add(
                 destination=destination,
                 decoder=decoder,
                 weights=weights,
+                architecture=architecture,
+                size=size,
+                norm_eps=norm_eps,
                 license=license,
             )
     return find(home, name)

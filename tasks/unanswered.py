@@ -71,7 +71,7 @@ def write(reasons: Mapping[int, str], path_of: Callable[[str], object]) -> None:
 
 
 def images_of(shards: Mapping[str, Sequence[Artifact]]) -> dict[str, list[int]]:
-    """Teacher to the ids of the images on which it has not spoken; teachers that spoke on all are left out."""
+    """Teacher to the ids of the images on which it has not spoken, if there are any."""
     ids = {name: sorted(image for shard in parts for image in load(shard)) for name, parts in shards.items()}
     return {name: images for name, images in ids.items() if images}
 
@@ -101,8 +101,9 @@ def check(name: str, shards: Sequence[Artifact], images: int, limit: float) -> N
         UserError: Says how many, the first reason, and that nothing is lost.
     """
     silent = {image: reason for shard in shards for image, reason in load(shard).items()}
+    first = next(iter(silent.values()), "")
     if len(silent) > limit * images:
         raise UserError(
-            f"teacher {name} did not answer for {len(silent)} of {images} images: {next(iter(silent.values()))}",
+            f"teacher {name} did not answer for {len(silent)} of {images} images: {first}",
             "Run again when the service is well: its answers are kept, only these images are asked again.",
         )

@@ -18,19 +18,34 @@ app = typer.Typer(help="Add, list, show and evaluate teachers.", no_args_is_help
 @app.command()
 def add(
     model: Annotated[
-        Path, typer.Argument(help="An .onnx file, a darknet .cfg, an mmdet JSON config, or a bundle folder.")
+        str,
+        typer.Argument(
+            help="An .onnx file, a darknet .cfg, an mmdet config (.json or plain .py), weights of a "
+            "torchvision or effdet detector (.pth, .safetensors), torchvision:NAME of published weights, "
+            "the .json description of an HTTP service, or a bundle folder."
+        ),
     ],
     name: Annotated[str, typer.Option(help="Name by which it is addressed afterwards.")],
     classes: Annotated[
         Path | None,
         typer.Option(
             help="Its class names in order: one a line, a JSON list or a COCO file. "
-            "Files of `detcompose export` hold them."
+            "Only needed where the model's files do not hold them."
         ),
     ] = None,
     decoder: Annotated[str | None, typer.Option(help="Layout of an ONNX model's outputs.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights file, where it does not lie beside the model.")
+    ] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="What torchvision or effdet builds, where the weights do not tell.")
+    ] = None,
+    input_size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT of a torchvision or effdet network, where not its own.")
+    ] = None,
+    norm_eps: Annotated[
+        float | None,
+        typer.Option(min=0, help="Epsilon of torchvision's normalisations, where not the usual."),
     ] = None,
     license_name: Annotated[str, typer.Option("--license", help="Licence of the weights.")] = "unknown",
     as_json: JsonOption = False,
@@ -39,13 +54,32 @@ def add(
     from tasks.teachers import add as add_teacher
 
     added = add_teacher(
-        Home.default(), model, name, classes=classes, decoder=decoder, weights=weights, license=license_name
+        Home.default(),
+        model,
+        name,
+        classes=classes,
+        decoder=decoder,
+        weights=weights,
+        architecture=architecture,
+        size=_size(input_size),
+        norm_eps=norm_eps,
+        license=license_name,
     )
     if as_json:
         print_json({"name": added.name, "digest": added.digest, "bundle": str(added.folder)})
     else:
         classes_text = f"{len(added.manifest.vocabulary)} classes"
         typer.echo(f"teacher {name}: {added.manifest.adapter}, {classes_text}, digest {added.digest[:12]}")
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """``640x480`` as (height, width)."""
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise UserError(f"--input-size {text}: not a size", "Give width and height in pixels, e.g. 1333x800.")
+    return int(height), int(width)
 
 
 @app.command()

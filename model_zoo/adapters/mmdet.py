@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 
 from composition import detections
 from composition.detections import Detections
@@ -20,6 +18,7 @@ from model_zoo import bundle
 from model_zoo.adapters import mmdet_config
 from model_zoo.adapters.base import Image, InferenceSettings
 from model_zoo.adapters.preprocessing import Placement, Preprocessor, place
+from model_zoo.adapters.torch_support import device_of, threads, to_numpy
 from model_zoo.bundle import InputSpec, Manifest, OutputSpec
 from model_zoo.mmdet_runtime import build_model
 
@@ -42,7 +41,7 @@ class MMDetDetector:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, settings: InferenceSettings) -> None:
-        self._model = read_model(folder, manifest, settings).to(_device(settings.device)).eval()
+        self._model = read_model(folder, manifest, settings).to(device_of(settings.device)).eval()
         self._vocabulary = manifest.vocabulary
         self._input = manifest.input
         self._settings = settings
@@ -64,7 +63,7 @@ class MMDetDetector:
         placements = [
             self._preprocessor.fill(image, target) for image, target in zip(images, pixels, strict=True)
         ]
-        with torch.inference_mode(), _threads(self._settings.threads):
+        with torch.inference_mode(), threads(self._settings.threads):
             samples = _forward(self._model, torch.from_numpy(pixels), placements)
         tables = [
             self._table(position, sample.pred_instances, placement)
@@ -75,12 +74,12 @@ class MMDetDetector:
     def _table(self, position: int, instances: Any, placement: Placement) -> Detections:
         """The rows of one image, sorted."""
         boxes = getattr(instances.bboxes, "tensor", instances.bboxes)  # some heads return box structures
-        scores = _numpy(instances.scores)
+        scores = to_numpy(instances.scores)
         table = detections.make(
             np.full(len(scores), position),
-            placement.to_image(_numpy(boxes)),
+            placement.to_image(to_numpy(boxes)),
             scores,
-            _numpy(instances.labels),
+            to_numpy(instances.labels),
         )
         x1, y1, x2, y2 = table.boxes.T
         kept = table[(table.score >= self._settings.score_floor) & (x2 > x1) & (y2 > y1)]
@@ -313,30 +312,3 @@ def _parse_weights(content: bytes, source: str) -> dict[str, torch.Tensor]:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise UserError(f"{source} is not a safetensors file: {error}", "Add the detector again.") from None
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"device {name!r} cannot be used: {first_line}", "Use 'cpu', or 'cuda:0'.") from None
-    return device
-
-
-def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.detach().cpu().numpy()
-    return array
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Torch's threads are the process's: a limit is lifted again afterwards."""
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

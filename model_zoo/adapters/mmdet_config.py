@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from composition.errors import UserError
+from model_zoo.adapters import mmdet_config_py
 from model_zoo.bundle import InputSpec
 
 # modules whose registered classes are parts of a detector, and nothing else
@@ -66,6 +68,34 @@ def parse(text: bytes | str, source: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UserError(f"{source} is not a JSON object", CONVERT)
     return document
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads a config file: JSON, or Python that is plain data.
+
+    Raises:
+        UserError: It is neither.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", "Check the path of the config.") from None
+    if path.suffix.lower() == ".py":
+        return mmdet_config_py.parse(text, str(path))
+    return parse(text, str(path))
+
+
+def class_names(document: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The class names that a config's data sets have of their own; None where there are none."""
+    for stage in ("test", "val", "train"):
+        loader = document.get(f"{stage}_dataloader")
+        dataset = loader.get("dataset") if isinstance(loader, Mapping) else None
+        for place in (dataset, document):
+            metainfo = place.get("metainfo") if isinstance(place, Mapping) else None
+            names = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
+            if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+                return tuple(names)
+    return None
 
 
 def model_part(document: Mapping[str, Any], source: str) -> dict[str, Any]:

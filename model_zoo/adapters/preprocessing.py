@@ -79,6 +79,19 @@ def place(spec: InputSpec, width: int, height: int) -> tuple[Placement, int, int
     return placement, inner_width, inner_height
 
 
+def check_image(image: Image) -> None:
+    """Checks that an image is what the protocol asks for.
+
+    Raises:
+        UserError: It is not.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise UserError(
+            f"an image of shape {image.shape} and type {image.dtype} cannot be detected on",
+            "Pass RGB uint8 pixels of shape (height, width, 3).",
+        )
+
+
 class Preprocessor:
     """Fills network input buffers; keeps its scratch memory, so one per thread.
 
@@ -107,11 +120,7 @@ class Preprocessor:
         Raises:
             UserError: The image is not what the protocol asks for.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise UserError(
-                f"an image of shape {image.shape} and type {image.dtype} cannot be detected on",
-                "Pass RGB uint8 pixels of shape (height, width, 3).",
-            )
+        check_image(image)
         height, width = image.shape[:2]
         placement, inner_width, inner_height = place(self._spec, width, height)
         right, bottom = placement.left + inner_width, placement.top + inner_height

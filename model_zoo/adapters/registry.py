@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from composition.errors import UserError
@@ -30,9 +31,46 @@ def _mmdet(folder: Path, manifest: bundle.Manifest, settings: InferenceSettings)
     return MMDetDetector(folder, manifest, settings)
 
 
+def _torchvision(folder: Path, manifest: bundle.Manifest, settings: InferenceSettings) -> Detector:
+    from model_zoo.adapters.torchvision import TorchvisionDetector
+
+    return TorchvisionDetector(folder, manifest, settings)
+
+
+def _effdet(folder: Path, manifest: bundle.Manifest, settings: InferenceSettings) -> Detector:
+    from model_zoo.adapters.effdet import EffdetDetector
+
+    return EffdetDetector(folder, manifest, settings)
+
+
+def _http(folder: Path, manifest: bundle.Manifest, settings: InferenceSettings) -> Detector:
+    from model_zoo.adapters.http import HttpDetector
+
+    return HttpDetector(folder, manifest, settings)
+
+
 # runtimes are imported when one of their detectors is opened: mmdet alone takes seconds
-ADAPTERS: dict[str, Opener] = {"onnx": _onnx, "darknet": _darknet, "mmdet": _mmdet}
+ADAPTERS: dict[str, Opener] = {
+    "onnx": _onnx,
+    "darknet": _darknet,
+    "mmdet": _mmdet,
+    "torchvision": _torchvision,
+    "effdet": _effdet,
+    "http": _http,
+}
+GROUP = "detcompose.adapters"
+"""Entry-point group of packages that bring an adapter: its name to an `Opener`."""
 _DEFAULT = InferenceSettings()
+
+
+def register(name: str, opener: Opener) -> None:
+    """Adds a runtime that lives outside of this package."""
+    ADAPTERS[name] = opener
+
+
+def names() -> list[str]:
+    """All adapters: our own, and those of installed packages."""
+    return [*ADAPTERS, *(point.name for point in entry_points(group=GROUP) if point.name not in ADAPTERS)]
 
 
 def check_adapter(folder: Path, manifest: bundle.Manifest) -> None:
@@ -41,11 +79,30 @@ def check_adapter(folder: Path, manifest: bundle.Manifest) -> None:
     Raises:
         UserError: There is none.
     """
-    if manifest.adapter not in ADAPTERS:
+    if manifest.adapter not in names():
         raise UserError(
             f"{folder / bundle.MANIFEST}: adapter is {manifest.adapter!r}",
-            f"This detcompose reads: {', '.join(ADAPTERS)}.",
+            f"This detcompose reads: {', '.join(names())}.",
         )
+
+
+def opener_of(name: str) -> Opener:
+    """The opener of an adapter; that of a plug-in is imported now.
+
+    Raises:
+        UserError: The plug-in cannot be imported.
+    """
+    if name in ADAPTERS:  # no package may take the place of a runtime of ours
+        return ADAPTERS[name]
+    (point, *_) = entry_points(group=GROUP, name=name)
+    try:
+        opener: Opener = point.load()
+    except Exception as error:  # whatever goes wrong in a stranger's module at import
+        raise UserError(
+            f"adapter {name!r} ({point.value}) cannot be imported: {type(error).__name__}: {error}",
+            "Update or reinstall the package that brings it.",
+        ) from error
+    return opener
 
 
 def open_detector(folder: Path, settings: InferenceSettings = _DEFAULT) -> Detector:
@@ -64,4 +121,4 @@ def open_detector(folder: Path, settings: InferenceSettings = _DEFAULT) -> Detec
     """
     manifest = bundle.read(folder)
     check_adapter(folder, manifest)
-    return ADAPTERS[manifest.adapter](folder, manifest, settings)
+    return opener_of(manifest.adapter)(folder, manifest, settings)

@@ -300,7 +300,7 @@ def test_operators_that_nobody_knows(tmp_path):
     [
         ("absent.onnx", {}, "does not exist"),
         ("absent.cfg", {}, "does not exist"),
-        ("model.pt", {}, "is not a model that can be imported"),
+        ("model.pt", {}, "is not a readable checkpoint"),
         ("", {}, "is not a model that can be imported"),
         ("net.cfg", {"decoder": "yolox"}, "Only ONNX models have a decoder"),
         ("net.cfg", {"weights": "absent.weights"}, r"absent\.weights does not exist"),

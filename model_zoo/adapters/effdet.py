@@ -1,0 +1,187 @@
+"""Detectors of the EfficientDet family, by the package effdet."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from composition import detections
+from composition.detections import Detections
+from composition.errors import UserError
+from model_zoo.adapters import network_file
+from model_zoo.adapters.base import Image, InferenceSettings
+from model_zoo.adapters.network_file import Network
+from model_zoo.adapters.network_labels import lookup
+from model_zoo.adapters.preprocessing import Placement, Preprocessor
+from model_zoo.adapters.torch_support import device_of, threads, to_numpy
+from model_zoo.bundle import InputSpec, Manifest
+
+_MAX_BATCH = 8
+_STEP = 64  # pixels; the smallest networks of the family have sizes of odd multiples of it
+
+
+class EffdetDetector:
+    """An EfficientDet with effdet's own prediction bench behind it.
+
+    The bench takes the 5,000 best anchors of all levels and suppresses at IoU
+    0.5 within each class, as effdet's figures are measured.
+
+    Args:
+        folder: The bundle, already verified.
+        manifest: Its manifest.
+        settings: Score floor, limits, threads, device.
+
+    Raises:
+        UserError: No such architecture, or weights that do not fit it.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, settings: InferenceSettings) -> None:
+        network, state = network_file.read(folder, manifest)
+        spec = manifest.input
+        model = build(network.architecture, network.classes, (spec.height, spec.width))
+        network_file.load_state(model, state, f"bundle {manifest.name!r}")
+        self._device = device_of(settings.device)
+        self._bench = _bench(model, network, settings).to(self._device).eval()
+        self._manifest, self._settings, self._network = manifest, settings, network
+        self._preprocess = Preprocessor(spec)
+        self._lookup = lookup(network.numbers, network.classes)
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Class names in the order of the class ids."""
+        return self._manifest.vocabulary
+
+    def predict(self, images: Sequence[Image]) -> Detections:
+        """See `model_zoo.adapters.base.Detector.predict`."""
+        tables = []
+        for start in range(0, len(images), _MAX_BATCH):
+            chunk = images[start : start + _MAX_BATCH]
+            pixels, placements = self.prepare(chunk)
+            with torch.inference_mode(), threads(self._settings.threads):
+                inside = _inside(placements).to(self._device)
+                # boxes are clipped to the picture before suppression, as in effdet's own evaluation
+                info = {"img_scale": torch.ones(len(chunk), device=self._device), "img_size": inside}
+                rows = to_numpy(self._bench(torch.from_numpy(pixels).to(self._device), info))
+            numbers = range(start, start + len(chunk))
+            tables += [self._table(*one) for one in zip(numbers, rows, placements, strict=True)]
+        return detections.concatenate(tables)
+
+    def prepare(
+        self, images: Sequence[Image]
+    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[Placement]]:
+        """(N, 3, height, width) float32 network input, and where the images lie in it."""
+        spec = self._manifest.input
+        pixels = np.empty((len(images), 3, spec.height, spec.width), np.float32)
+        placements = [
+            self._preprocess.fill(image, target) for image, target in zip(images, pixels, strict=True)
+        ]
+        if self._network.pad_with_mean:
+            for target, place in zip(pixels, placements, strict=True):
+                target[:, round(place.scale_y * place.height) :] = 0
+                target[:, :, round(place.scale_x * place.width) :] = 0
+        return pixels, placements
+
+    def _table(self, position: int, rows: Any, placement: Placement) -> Detections:
+        # x1 y1 x2 y2 score class, the class counted from 1; what is left over of the fixed number is 0
+        rows = rows[rows[:, 5] >= 1]
+        class_id = self._lookup[rows[:, 5].astype(np.int64) - 1]
+        boxes = placement.to_image(rows[:, :4])
+        has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        kept = has_area & (class_id >= 0) & (rows[:, 4] >= max(self._settings.score_floor, 1e-12))
+        found = detections.make(
+            np.full(int(kept.sum()), position), boxes[kept], np.minimum(rows[kept, 4], 1), class_id[kept]
+        )
+        return detections.sort(found)[: self._settings.max_detections]
+
+
+def _inside(placements: Sequence[Placement]) -> torch.Tensor:
+    """(N, 2) float32 width and height of the pictures in network pixels."""
+    return torch.tensor([[place.scale_x * place.width, place.scale_y * place.height] for place in placements])
+
+
+def architectures() -> list[str]:
+    """Names of the installed release's configs."""
+    return list(_package().config.model_config.efficientdet_model_param_dict)
+
+
+def plain_name(architecture: str) -> str:
+    """A config's name out of what model hubs write: ``timm/tf_efficientdet_d0.in1k``."""
+    return architecture.rpartition("/")[2].partition(".")[0]
+
+
+def config_of(architecture: str) -> Any:
+    """The config of an architecture, a copy.
+
+    Raises:
+        UserError: There is none.
+    """
+    if architecture not in architectures():
+        raise UserError(
+            f"effdet has no architecture {architecture!r}", f"It has: {', '.join(architectures())}."
+        )
+    return _package().get_efficientdet_config(architecture)
+
+
+def build(architecture: str, classes: int, size: tuple[int, int]) -> Any:
+    """An untrained network; nothing is downloaded.
+
+    Args:
+        architecture: One of `architectures`.
+        classes: Number of classes.
+        size: Height and width in pixels, multiples of 64.
+
+    Raises:
+        UserError: No such architecture, or a size that it cannot have.
+    """
+    config = config_of(architecture)
+    if any(side % _STEP for side in size):
+        raise UserError(
+            f"{architecture}: an input of {size[1]} x {size[0]} pixels",
+            f"Height and width must be multiples of {_STEP}.",
+        )
+    config.num_classes = classes
+    config.image_size = size
+    return _package().EfficientDet(config, pretrained_backbone=False)
+
+
+def input_spec(architecture: str, size: tuple[int, int] | None = None) -> tuple[InputSpec, bool]:
+    """How effdet feeds an architecture, and whether it pads with the mean colour."""
+    config = config_of(architecture)
+    height, width = size or tuple(config.image_size)
+    mean = config.get("mean", (0.485, 0.456, 0.406))
+    std = config.get("std", (0.229, 0.224, 0.225))
+    fill = config.get("fill_color", "mean")
+    grey = round(255 * sum(mean) / 3) if fill == "mean" else int(fill)
+    spec = InputSpec(
+        height=height,
+        width=width,
+        resize="letterbox",
+        color="rgb",
+        pad_value=grey,
+        mean=tuple(round(255 * value, 4) for value in mean),
+        std=tuple(round(255 * value, 4) for value in std),
+    )
+    return spec, fill == "mean"
+
+
+def _bench(model: Any, network: Network, settings: InferenceSettings) -> Any:
+    bench = _package().DetBenchPredict(model)
+    bench.max_det_per_image = settings.max_detections
+    # a small network may have fewer anchors than effdet wants to look at
+    candidates = len(bench.anchors.boxes) * network.classes
+    bench.max_detection_points = min(bench.max_detection_points, candidates)
+    return bench
+
+
+def _package() -> Any:
+    """effdet, without the warnings of what it compiles at import."""
+    with warnings.catch_warnings():
+        # "torch.jit.script is deprecated", once for each of its losses
+        warnings.simplefilter("ignore")
+        import effdet
+    return effdet
