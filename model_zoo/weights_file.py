@@ -156,10 +156,11 @@ def _check_archive(path: Path) -> None:
 
 def _offender(text: str) -> str | None:
     """The class or function that the unpickler stopped at, out of torch's long explanation."""
-    named = re.search(r"GLOBAL ([\w.]+)|Trying to (?:call|load|instantiate|set) [^\w]*([\w.]+)", text)
-    if named is not None:
-        return str(named[1] or named[2])
-    return "something" if "REDUCE" in text or "global" in text.lower() else None
+    for pattern in (r"GLOBAL ([\w.]+)", r"(?:call|load|instantiate|set)[^\w]+([\w]+\.[\w.]+)"):
+        named = re.search(pattern, text)
+        if named is not None:
+            return named[1].rstrip(".")
+    return "something" if "REDUCE" in text else None
 
 
 def _weights_in(document: Any, path: Path) -> dict[str, torch.Tensor]:

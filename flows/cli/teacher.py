@@ -1,7 +1,8 @@
-"""``detcompose teacher``: add, list, show and evaluate teachers."""
+"""``detcompose teacher``: add, list, show, evaluate and check teachers."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from flows.cli.output import JsonOption, percent, print_json, print_table
 from flows.environment import make_home
 from tasks.home import Home
 
-app = typer.Typer(help="Add, list, show and evaluate teachers.", no_args_is_help=True)
+app = typer.Typer(help="Add, list, show, evaluate and check teachers.", no_args_is_help=True)
 
 
 @app.command()
@@ -223,3 +224,29 @@ def evaluate(
             ["all", percent(document["AP"]), percent(document["AP50"]), str(document["boxes"])],
         ],
     )
+
+
+@app.command()
+def check(
+    teacher: Annotated[str, typer.Argument(help="Name or bundle path.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder with pictures of what it knows; the first ten are used.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a teacher to what every detector promises; about 80 pictures are shown to it."""
+    from tasks.conformance import check_teacher
+
+    name, checks = check_teacher(Home.default(), teacher, images)
+    broken = [one for one in checks if one.problem]
+    if as_json:
+        print_json({"teacher": name, "kept": not broken, "checks": [asdict(one) for one in checks]})
+    else:
+        rows = [[one.name, "BROKEN" if one.problem else "kept", one.problem or one.note] for one in checks]
+        print_table(
+            f"{name}: {len(checks) - len(broken)} of {len(checks)} promises kept",
+            ("promise", "", "finding"),
+            rows,
+        )
+    if broken:
+        raise typer.Exit(1)

@@ -13,6 +13,7 @@ import onnxruntime
 from onnx.external_data_helper import uses_external_data
 
 from composition.errors import UserError
+from model_zoo.adapters import onnx_limits
 
 IMAGE_SIZE = "image_size"
 """Input of our own exports that has a default: height and width of the picture on the canvas."""
@@ -28,7 +29,8 @@ def load_graph(path: Path) -> onnx.ModelProto:
     slower).
 
     Raises:
-        UserError: Not an ONNX file, or one whose weights lie in other files.
+        UserError: Not an ONNX file, one whose weights lie in other files, or
+            one that `onnx_limits.check` refuses.
     """
     try:
         model = onnx.load(path, load_external_data=False)
@@ -39,6 +41,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path} is not a readable ONNX file: {error}", "Export the model again.") from None
     if not model.graph.node or not model.graph.output:
         raise UserError(f"{path} is not a readable ONNX file: no network in it", "Export the model again.")
+    onnx_limits.check(model, str(path))
     nodes = [node for function in model.functions for node in function.node]
     tensors = itertools.chain(_tensors(model.graph), *map(_constants, nodes))
     outside = next((tensor.name for tensor in tensors if uses_external_data(tensor)), None)
