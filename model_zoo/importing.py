@@ -46,6 +46,7 @@ def import_teacher(
     architecture: str | None = None,
     size: tuple[int, int] | None = None,
     norm_eps: float | None = None,
+    preset: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     license: str = "unknown",
 ) -> Manifest:
@@ -56,8 +57,8 @@ def import_teacher(
     Args:
         model: An ``.onnx`` file, a darknet ``.cfg``, an mmdet config (``.json``,
             or a ``.py`` that is plain data), weights of a torchvision or
-            effdet detector, ``torchvision:NAME`` of published weights, or the
-            ``.json`` description of a service.
+            effdet detector, ``torchvision:NAME`` of published weights, the
+            ``.json`` description of a service, or the URL of one.
         classes: Its class names in order, see `read_classes`. None: taken from
             the file, where it holds them.
         name: Short name of the detector.
@@ -68,6 +69,7 @@ def import_teacher(
         architecture: What torchvision or effdet builds; None = told by the weights.
         size: Height and width of the network's input; None = its own.
         norm_eps: Epsilon of torchvision's batch normalisations; None = the usual one.
+        preset: How the service at a URL is asked; None = the description's defaults.
         provenance: Where it comes from, JSON values.
         license: Licence of the weights.
 
@@ -78,9 +80,14 @@ def import_teacher(
         UserError: A missing or damaged file, a class list of another length, an
             unknown output layout, or a place taken by another detector.
     """
-    write, facts = _source(
-        model, classes, name, decoder, weights, _TorchOptions(architecture, size, norm_eps), license
-    )
+    options = _TorchOptions(architecture, size, norm_eps)
+    if str(model).startswith(("http://", "https://")):
+        document = {"service": "http", "url": str(model), **({"preset": preset} if preset else {})}
+        write, facts = _service_source(service.from_document(document, str(model)), classes, name, license)
+    elif preset is not None:
+        raise UserError(f"preset {preset!r} is given for {model}", "Only the URL of a service has one.")
+    else:
+        write, facts = _source(model, classes, name, decoder, weights, options, license)
     facts.provenance.update(provenance or {})
     _make_parent(destination)
     with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as staging:
@@ -153,7 +160,7 @@ def _file_source(
             raise UserError(f"weights are given for {path.name}", "An ONNX file holds its weights inside.")
         return _onnx_source(path, classes, name, decoder, license)
     if kind == ".json" and service.is_service(path):
-        return _service_source(path, classes, name, license)
+        return _service_source(service.read(path), classes, name, license)
     weights = _weights_beside(path, weights)
     sources = {"model": path.name, "weights": weights.name}
     if kind == ".cfg":
@@ -229,14 +236,12 @@ def _torch_source(
 
 
 def _service_source(
-    path: Path, classes: Path | Sequence[str] | None, name: str, license: str
+    description: service.Service, classes: Path | Sequence[str] | None, name: str, license: str
 ) -> tuple[_Writer, _Facts]:
-    description = service.read(path)
-    facts = _Facts(name, _needed(classes, path), {"model": path.name, "url": description.url}, license)
-    files = {service.SERVICE: service.to_json(description)}
-    return lambda folder, facts: _write(
-        folder, "http", service.input_spec(description), OutputSpec(nms_iou=None), files, facts
-    ), facts
+    url = description.url
+    facts = _Facts(name, _needed(classes, url), {"url": url}, license)
+    spec, files = service.input_spec(description), {service.SERVICE: service.to_json(description)}
+    return lambda folder, facts: _write(folder, "http", spec, OutputSpec(nms_iou=None), files, facts), facts
 
 
 def _mmdet_source(

@@ -39,7 +39,7 @@ def check_teacher(home: Home, reference: str, folder: Path | None = None) -> tup
 
 
 def _pictures(folder: Path) -> list[Image]:
-    pictures = []
+    pictures: list[Image] = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and len(pictures) < PICTURES:
             try:

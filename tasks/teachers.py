@@ -10,10 +10,26 @@ from pathlib import Path
 
 from composition.errors import UserError
 from model_zoo import bundle
-from model_zoo.adapters.registry import check_adapter
+from model_zoo.adapters.base import Detector, InferenceSettings
+from model_zoo.adapters.registry import check_adapter, register
 from tasks.home import Home
 from tasks.references import is_reference, parse
 from tasks.store import disk_errors
+
+
+def _pyfunc(folder: Path, manifest: bundle.Manifest, settings: InferenceSettings) -> Detector:
+    from tasks.mlflow_pyfunc import open_pyfunc
+
+    return open_pyfunc(folder, manifest, settings)
+
+
+# the zoo knows no MLflow
+register("mlflow", _pyfunc)
+
+
+def is_registered(model: str) -> bool:
+    """Whether something to add lies in MLflow's registry."""
+    return model.startswith("models:/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +159,9 @@ def add(
     architecture: str | None = None,
     size: tuple[int, int] | None = None,
     norm_eps: float | None = None,
+    preset: str | None = None,
+    endpoint: str | None = None,
+    allow_code: bool = False,
     license: str = "unknown",
 ) -> Teacher:
     """Adds a teacher under a name; adding the same again changes nothing.
@@ -158,6 +177,9 @@ def add(
         architecture: What torchvision or effdet builds, where the weights do not tell.
         size: Height and width of the input of such a network; None = its own.
         norm_eps: Epsilon of torchvision's batch normalisations; None = the usual one.
+        preset: How a service is asked.
+        endpoint: Where a model of the registry is served.
+        allow_code: Whether the Python code of a model of the registry may run here.
         license: Licence of the weights.
 
     Raises:
@@ -169,7 +191,22 @@ def add(
             "Use 1 to 64 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit.",
         )
     destination = home.teachers / name
-    if (Path(model) / bundle.MANIFEST).is_file():
+    if is_registered(str(model)):
+        from tasks.mlflow_models import add_model
+
+        add_model(
+            home,
+            str(model),
+            name,
+            classes=classes,
+            endpoint=endpoint,
+            preset=preset,
+            allow_code=allow_code,
+            license=license,
+        )
+    elif endpoint is not None or allow_code:
+        raise UserError(f"endpoint or code is given for {model}", "Only models:/NAME@ALIAS has them.")
+    elif (Path(model) / bundle.MANIFEST).is_file():
         add_bundle(Path(model), name, destination)
     elif Path(model).is_dir():
         raise UserError(
@@ -191,6 +228,7 @@ def add(
                 architecture=architecture,
                 size=size,
                 norm_eps=norm_eps,
+                preset=preset,
                 license=license,
             )
     return find(home, name)

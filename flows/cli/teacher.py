@@ -23,7 +23,8 @@ def add(
         typer.Argument(
             help="An .onnx file, a darknet .cfg, an mmdet config (.json or plain .py), weights of a "
             "torchvision or effdet detector (.pth, .safetensors), torchvision:NAME of published weights, "
-            "the .json description of an HTTP service, or a bundle folder."
+            "the URL or the .json description of an HTTP service, models:/NAME@ALIAS of the MLflow registry, "
+            "or a bundle folder."
         ),
     ],
     name: Annotated[str, typer.Option(help="Name by which it is addressed afterwards.")],
@@ -48,6 +49,13 @@ def add(
         float | None,
         typer.Option(min=0, help="Epsilon of torchvision's normalisations, where not the usual."),
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="How a service is asked: mlflow, detcompose or kserve-v2.")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(help="URL where a model of the registry is served.")] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let the Python code of a model of the registry run here.")
+    ] = False,
     license_name: Annotated[str, typer.Option("--license", help="Licence of the weights.")] = "unknown",
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +72,9 @@ def add(
         architecture=architecture,
         size=_size(input_size),
         norm_eps=norm_eps,
+        preset=preset,
+        endpoint=endpoint,
+        allow_code=allow_code,
         license=license_name,
     )
     if as_json:

@@ -112,7 +112,7 @@ class Service(_Model):
     """
 
     service: Literal["http"] = "http"
-    preset: Literal["mlflow", "kserve-v2"] | None = None
+    preset: Literal["mlflow", "detcompose", "kserve-v2"] | None = None
     url: str
     method: Literal["POST", "PUT"] = "POST"
     model_version: str = ""
@@ -144,8 +144,14 @@ class Service(_Model):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # what `mlflow models serve` answers for models with our detection schema
+    # MLflow's scoring endpoint in front of a model with the schema of docs/teachers.md
     "mlflow": {"batch_size": 8},
+    # the same in front of a detector that detcompose registered: `tasks.serving`
+    "detcompose": {
+        "batch_size": 8,
+        "request": {"body": {"inputs": IMAGES, "params": {"threshold": 0.05}}},
+        "response": {"objects": "detections", "boxes": "box", "scores": "score", "labels": "class"},
+    },
     # the open inference protocol; pictures as BYTES in base64, one a request because boxes are ragged
     "kserve-v2": {
         "labels": "numbers",
