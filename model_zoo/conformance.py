@@ -216,11 +216,12 @@ class _Kit:
         return ""
 
     def untouched(self) -> str:
-        copies = [image.copy() for image in self.images[:3]]
-        self.detector.predict(self.images[:3])
-        if any((image != copy).any() for image, copy in zip(self.images, copies, strict=False)):
+        images = made_up(_ORDINARY)  # not those that it may have overwritten already
+        copies = [image.copy() for image in images]
+        self.detector.predict(images)
+        if any((image != copy).any() for image, copy in zip(images, copies, strict=True)):
             raise _BrokenError("its input was overwritten")
-        read_only = self.images[0].copy()
+        read_only = images[0]
         read_only.flags.writeable = False
         self.detector.predict([read_only, np.ascontiguousarray(read_only)[::-1, ::-1]])
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ class EffdetDetector:
         self._bench = _bench(model, network, settings).to(self._device).eval()
         self._manifest, self._settings, self._network = manifest, settings, network
         self._preprocess = Preprocessor(spec)
+        self._lock = Lock()  # it has one scratch memory
         self._lookup = lookup(network.numbers, network.classes)
 
     @property
@@ -77,9 +79,10 @@ class EffdetDetector:
         """(N, 3, height, width) float32 network input, and where the images lie in it."""
         spec = self._manifest.input
         pixels = np.empty((len(images), 3, spec.height, spec.width), np.float32)
-        placements = [
-            self._preprocess.fill(image, target) for image, target in zip(images, pixels, strict=True)
-        ]
+        with self._lock:
+            placements = [
+                self._preprocess.fill(image, target) for image, target in zip(images, pixels, strict=True)
+            ]
         if self._network.pad_with_mean:
             for target, place in zip(pixels, placements, strict=True):
                 target[:, round(place.scale_y * place.height) :] = 0

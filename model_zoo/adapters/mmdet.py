@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class MMDetDetector:
         self._vocabulary = manifest.vocabulary
         self._input = manifest.input
         self._settings = settings
+        self._lock = Lock()  # the preprocessor has one scratch memory
         # the model's data preprocessor takes raw BGR and does the rest itself
         self._preprocessor = Preprocessor(
             manifest.input.model_copy(update={"color": "bgr", "mean": (0.0,) * 3, "std": (1.0,) * 3})
@@ -60,9 +62,10 @@ class MMDetDetector:
         if not images:
             return detections.empty()
         pixels = np.empty((len(images), 3, self._input.height, self._input.width), np.float32)
-        placements = [
-            self._preprocessor.fill(image, target) for image, target in zip(images, pixels, strict=True)
-        ]
+        with self._lock:
+            placements = [
+                self._preprocessor.fill(image, target) for image, target in zip(images, pixels, strict=True)
+            ]
         with torch.inference_mode(), threads(self._settings.threads):
             samples = _forward(self._model, torch.from_numpy(pixels), placements)
         tables = [
