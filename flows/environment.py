@@ -42,6 +42,8 @@ def configure() -> Home:
     # and an error that the user can mend is printed once, without its traceback
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "detcompose")
+    # commands that run a flow's function without a run tell their story on the screen only
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
     # the first start of the ephemeral server migrates its database, slowly on busy machines
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     # "creating database tables" is no news to a user

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import os
-import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -17,8 +16,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks import registry
+from tasks import registry, tracking
 from tasks.home import Home
+from tasks.pull import pull
 from tasks.registration import register_teacher
 from tests.servers import free_port, process
 from tests.tasks.registered import detector
@@ -108,18 +108,17 @@ def test_garbage_is_a_400_that_says_why(served: str, body: Any, reason: str) -> 
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")
-def test_a_version_is_loaded_without_code_where_mlflow_may_run_none(
+def test_a_version_is_used_where_mlflow_may_load_neither_pickle_nor_code(
     mlflow_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.pyfunc import load_model
 
-    from tasks.pull import pull
-
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_address)
     home = Home(tmp_path / "home")
     version = register_teacher(home, detector(tmp_path, "nocode"), "nocode").version
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setenv("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "false")
     assert pull(home, "teachers/nocode", tmp_path / "pulled").manifest.vocabulary == ("cat", "dog")
-    with pytest.raises(Exception, match="MLFLOW_ALLOW_MODEL_CODE_EXECUTION"):
-        load_model(registry.uri(version))
-    shutil.rmtree(tmp_path / "pulled")
+    place = tracking.client(home).get_model_version_download_uri(version.name, version.version)
+    (found,) = load_model(place).predict([{"image": picture()}])
+    assert [one["class"] for one in found["detections"]] == ["cat"]
