@@ -163,7 +163,7 @@ def down(
     if supervisor:
         _end_supervisor(place, supervisor, timeout)
     left = (
-        sweep(place, {"prefect", "mlflow", "worker", "deployments", "relay"}, grace=20)
+        sweep(place, {"prefect", "mlflow", "worker", "deployments", "relay"}, grace=30)
         if place.root.exists()
         else 0
     )

@@ -26,8 +26,13 @@ PREFECT_DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"
 MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
 
-# module that a URL's scheme needs, all in the extra "server"
-_DRIVERS = {"postgresql": "psycopg2", "postgresql+psycopg2": "psycopg2", "s3": "boto3"}
+# module that a URL's scheme needs; SQLAlchemy 2.1 takes psycopg where no driver is named
+_DRIVERS = {
+    "postgresql": "psycopg",
+    "postgresql+psycopg": "psycopg",
+    "postgresql+psycopg2": "psycopg2",
+    "s3": "boto3",
+}
 
 
 @dataclass(frozen=True, slots=True)

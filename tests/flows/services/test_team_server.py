@@ -123,12 +123,11 @@ def test_the_team_server_runs(
             command = Path(f"/proc/{pid}/cmdline").read_text()
             assert not any(file.read_text().strip() in command for file in team.secrets.iterdir())
 
-    forgotten = Services(prefect.root).command("status")
-    assert forgotten.returncode == 0
+    assert prefect.command("status").returncode == 0, "as the image's health check asks"
     prefect.close()
-    again = Services(prefect.root).command("up", "--only", "prefect")
-    assert again.returncode == 2
-    assert "the last start used postgresql" in again.stderr
+    forgotten = Services(prefect.root).command("up", "--only", "prefect")
+    assert forgotten.returncode == 2
+    assert "the last start used postgresql" in forgotten.stderr
 
 
 def _use_mlflow(team: Team, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
