@@ -110,6 +110,12 @@ def read_databases(environment: Mapping[str, str] = os.environ) -> Databases:
             f"{PREFECT_DATABASE} begins with {_scheme(databases.prefect.value)}://, which Prefect cannot use",
             "Write postgresql+asyncpg://user:password@host/database.",
         )
+    if databases.mlflow and _scheme(databases.mlflow.value).partition("+")[0] not in ("sqlite", "postgresql"):
+        # MLflow would say so itself, password and all, into its log
+        raise UserError(
+            f"{MLFLOW_DATABASE} begins with {_scheme(databases.mlflow.value)}://, which is not supported",
+            "Write postgresql://user:password@host/database.",
+        )
     for variable, found in ((MLFLOW_DATABASE, databases.mlflow), (MLFLOW_ARTIFACTS, databases.artifacts)):
         _require(variable, _DRIVERS.get(_scheme(found.value)) if found else None)
     return databases

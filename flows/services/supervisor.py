@@ -211,7 +211,7 @@ class Supervisor:
         self._place.write(
             "state",
             {
-                "supervisor": os.getpid(),
+                "written_by": os.getpid(),
                 "exports": self._catalog.exports,
                 "services": {
                     name: {

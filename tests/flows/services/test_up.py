@@ -164,7 +164,7 @@ def test_a_second_up_is_refused(services: Services) -> None:
 
 def test_a_killed_up_leaves_services_that_the_next_one_takes_over(services: Services) -> None:
     before = {name: services.service(name)["pid"] for name in ("prefect", "mlflow", "worker")}
-    services.kill(services.state()["supervisor"])
+    services.kill(services.supervisor())
     shown = services.command("status")
     assert shown.returncode == 1
     assert "unattended" in shown.stdout
@@ -173,7 +173,7 @@ def test_a_killed_up_leaves_services_that_the_next_one_takes_over(services: Serv
     assert {name: services.service(name)["pid"] for name in before} == before
     assert services.command("status").returncode == 0
 
-    services.kill(services.state()["supervisor"])
+    services.kill(services.supervisor())
     assert len(services.living()) >= 4
     done = services.command("down")
     assert "left behind" in done.stdout
@@ -201,11 +201,12 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
 
 
 def test_a_service_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
-    services = Services(tmp_path / "home", MLFLOW_BACKEND_STORE_URI="nonsense://me:hunter2@nowhere/db")
-    done = services.command("up", "--only", "mlflow", "--mlflow-port", "0")
+    nobody = "postgresql+asyncpg://me:hunter2@127.0.0.1:1/prefect"
+    services = Services(tmp_path / "home", PREFECT_SERVER_DATABASE_CONNECTION_URL=nobody)
+    done = services.command("up", "--only", "prefect", "--prefect-port", "0")
     assert done.returncode == 2
-    assert "mlflow ended with exit code 1 instead of starting" in done.stderr
+    assert "prefect ended with exit code" in done.stderr
     assert "  | " in done.stderr
-    assert "mlflow.log" in done.stderr
-    assert "hunter2" not in done.stderr + services.place.log_file("mlflow").read_text()
+    assert "prefect.log" in done.stderr
+    assert "hunter2" not in done.stderr + services.place.log_file("prefect").read_text()
     assert services.living() == []
