@@ -20,6 +20,7 @@ from flows.environment import make_home
 if TYPE_CHECKING:
     from flows.services.catalog import Catalog
     from flows.services.place import Place
+    from flows.services.processes import Found
     from flows.services.settings import Settings
 
 START_SECONDS = 240.0
@@ -114,7 +115,7 @@ def _ready(catalog: Catalog, settings: Settings) -> None:
 
 def _detach(place: Place, timeout: float) -> None:
     """Starts the same command in the background and waits until it says that all is well."""
-    if place.supervised():
+    if place.supervisor():
         raise _already_running(place)
     words = [word for word in sys.argv[1:] if word not in ("--detach", "-d")]
     log = place.new_log("up")
@@ -128,22 +129,29 @@ def _detach(place: Place, timeout: float) -> None:
             start_new_session=True,
         )
     deadline = time.monotonic() + timeout + STOP_SECONDS
-    while child.poll() is None and not _all_well(place) and time.monotonic() < deadline:
+    while child.poll() is None and not _all_well(place, child.pid) and time.monotonic() < deadline:
         time.sleep(0.3)
+    # the child may stand between state and message
+    time.sleep(0.5)
     console.print(log.read_bytes()[began:].decode(errors="replace"), end="", highlight=False, markup=False)
     if child.poll() is not None:
         raise typer.Exit(child.returncode or 1)
 
 
-def _all_well(place: Place) -> bool:
-    services = place.read("state").get("services", {})
-    return bool(services) and all(one["phase"] in ("healthy", "done") for one in services.values())
+def _all_well(place: Place, supervisor: int) -> bool:
+    state = place.read("state")
+    services = state.get("services", {})
+    # while it starts, the state is still that of an earlier one
+    return (
+        bool(services)
+        and state.get("written_by") == supervisor
+        and all(one["phase"] in ("healthy", "done") for one in services.values())
+    )
 
 
 def _already_running(place: Place) -> UserError:
-    pid = place.read("state").get("supervisor", "?")
     return UserError(
-        f"the services of {place.home.root} run already (process {pid})",
+        f"the services of {place.home.root} run already (process {place.supervisor()})",
         "`detcompose status` shows them, `detcompose down` stops them.",
     )
 
@@ -159,11 +167,11 @@ def down(
     from tasks.home import Home
 
     place = Place(Home.default())
-    supervisor = place.read("state").get("supervisor") if place.supervised() else None
+    supervisor = place.supervisor()
     if supervisor:
         _end_supervisor(place, supervisor, timeout)
     left = (
-        sweep(place, {"prefect", "mlflow", "worker", "deployments", "relay"}, grace=20)
+        sweep(place, {"prefect", "mlflow", "worker", "deployments", "relay"}, grace=30)
         if place.root.exists()
         else 0
     )
@@ -181,10 +189,10 @@ def _end_supervisor(place: Place, pid: int, timeout: float) -> None:
     from flows.services.processes import send
 
     send([pid], signal.SIGTERM)
-    _wait(lambda: not place.supervised(), timeout)
-    if place.supervised():
+    _wait(lambda: place.supervisor() is None, timeout)
+    if place.supervisor():
         send([pid], signal.SIGKILL)
-        _wait(lambda: not place.supervised(), 10)
+        _wait(lambda: place.supervisor() is None, 10)
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> None:
@@ -218,16 +226,12 @@ def status(
 def _document(place: Place) -> dict[str, Any]:
     from flows.services import processes
 
-    supervised = place.supervised()
+    supervisor = place.supervisor()
     state = place.read("state")
     living = processes.find(place.identity) if place.root.exists() else []
     services = {
         name: {
-            "phase": one["phase"]
-            if supervised
-            else "unattended"
-            if _lives(one["pid"], living)
-            else "stopped",
+            "phase": one["phase"] if supervisor else _left(one["pid"], living),
             "url": one["url"],
             "pid": one["pid"],
             "restarts": one["restarts"],
@@ -238,16 +242,17 @@ def _document(place: Place) -> dict[str, Any]:
     }
     return {
         "home": str(place.home.root),
-        "running": supervised,
-        "healthy": supervised and _all_well(place),
-        "supervisor": state.get("supervisor") if supervised else None,
+        "running": supervisor is not None,
+        "healthy": supervisor is not None and _all_well(place, supervisor),
+        "supervisor": supervisor,
         "processes": len(living),
         "services": services,
     }
 
 
-def _lives(pid: int, living: list[Any]) -> bool:
-    return any(found.pid == pid for found in living)
+def _left(pid: int, living: list[Found]) -> str:
+    """What a service is that nobody looks after."""
+    return "unattended" if any(found.pid == pid for found in living) else "stopped"
 
 
 def _print_status(root: Path, document: dict[str, Any]) -> None:

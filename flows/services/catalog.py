@@ -167,12 +167,13 @@ class _Builder:
             if name.removesuffix("_FILE") in _SERVER_ONLY or name.startswith("PREFECT__"):
                 del environment[name]
         local = f"{LOOPBACK},localhost,::1"
+        python_path = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
         for name in ("NO_PROXY", "no_proxy"):
             environment[name] = ",".join(filter(None, [environment.get(name), local]))
         return environment | {
             "DETCOMPOSE_HOME": str(self.place.home.root),
             # an installation that is only a folder on the path stays importable from anywhere
-            "PYTHONPATH": os.pathsep.join(filter(None, [*_source_root(), environment.get("PYTHONPATH")])),
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys([*_source_root(), *python_path])),
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -268,12 +269,14 @@ class _Builder:
         }
 
     def _worker(self) -> Service:
-        name, environment = self.place.worker_name, self._clients()
+        environment = self._clients()
+        auth, name = environment.get("PREFECT_API_AUTH_STRING"), self.place.worker_name
+        client = _client(elsewhere=PREFECT not in self.settings.only)
         return Service(
             WORKER,
             (sys.executable, "-m", "flows.services.worker"),
             environment,
-            lambda since: _is_registered(self.api, environment.get("PREFECT_API_AUTH_STRING"), name, since),
+            lambda since: _is_registered(client, self.api, auth, name, since),
             grace=_WORKER_GRACE,
         )
 
@@ -302,10 +305,13 @@ def _source_root() -> list[str]:
 
 
 @functools.cache
-def _client() -> httpx.Client:
-    """One for all questions: making one reads all certificates of the machine."""
-    # never through a proxy: the servers are on this machine, or as near as their users are
-    return httpx.Client(trust_env=False, timeout=PROBE_SECONDS)
+def _client(elsewhere: bool = False) -> httpx.Client:
+    """One for all questions: making one reads all certificates of the machine.
+
+    Args:
+        elsewhere: Whether it asks another machine: perhaps through a proxy, with certificates of its own.
+    """
+    return httpx.Client(trust_env=elsewhere, timeout=PROBE_SECONDS)
 
 
 def _answers(url: str) -> bool:
@@ -315,11 +321,11 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _is_registered(api: str, auth: str | None, name: str, since: float) -> bool:
+def _is_registered(client: httpx.Client, api: str, auth: str | None, name: str, since: float) -> bool:
     """Whether the worker has reported to the server after it was started."""
     headers = {"Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
     try:
-        answer = _client().post(f"{api}/work_pools/{POOL}/workers/filter", json={}, headers=headers)
+        answer = client.post(f"{api}/work_pools/{POOL}/workers/filter", json={}, headers=headers)
         workers = answer.json() if answer.is_success else []
         seen = [worker["last_heartbeat_time"] for worker in workers if worker["name"] == name]
     except (httpx.HTTPError, ValueError, KeyError):

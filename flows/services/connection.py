@@ -19,7 +19,7 @@ def join_running(place: Place) -> None:
     Two Prefect servers on one SQLite file get in each other's way, so a
     command that would start its own beside them uses theirs.
     """
-    if any(os.environ.get(name) for name in SERVERS) or not place.supervised():
+    if any(os.environ.get(name) for name in SERVERS) or place.supervisor() is None:
         return
     for name, where in _exports(place).items():
         value = _resolve(where)
@@ -33,7 +33,7 @@ def shell_lines(place: Place) -> list[str]:
     Raises:
         UserError: Nothing runs.
     """
-    exports = _exports(place) if place.supervised() else {}
+    exports = _exports(place) if place.supervisor() else {}
     if not exports:
         raise UserError(f"no services run in {place.home.root}", "Start them with `detcompose up`.")
     return [f"export {name}={_shell(where)}" for name, where in exports.items()]

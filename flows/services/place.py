@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,29 +76,53 @@ class Place:
         write_atomic(self.root / f"{name}.json", json.dumps(value, indent=2).encode() + b"\n")
 
     @contextmanager
-    def locked(self) -> Iterator[bool]:
+    def locked(self, patience: float = 1.0) -> Iterator[bool]:
         """Holds the lock of the one process that keeps the services running.
 
         The kernel gives it back however that process ends, so no stale file
         can say that it is alive.
 
+        Args:
+            patience: Seconds to try: somebody may just be looking whether it is held.
+
         Yields:
             Whether the lock could be had.
         """
-        descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + patience
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
+            while not _take(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    yield False
+                    return
+                time.sleep(0.05)
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield True
         finally:
             os.close(descriptor)
 
-    def supervised(self) -> bool:
-        """Whether a `detcompose up` of this home is alive."""
-        if not (self.root / "lock").exists():
-            return False
-        with self.locked() as free:
-            return not free
+    def supervisor(self) -> int | None:
+        """Process id of the `detcompose up` of this home that is alive, None if there is none."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            if _take(descriptor, fcntl.LOCK_SH):
+                return None
+            return int(os.pread(descriptor, 32, 0) or 0) or None
+        finally:
+            os.close(descriptor)
+
+    @property
+    def _lock(self) -> Path:
+        return self.root / "lock"
+
+
+def _take(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

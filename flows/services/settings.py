@@ -26,8 +26,13 @@ PREFECT_DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"
 MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
 
-# module that a URL's scheme needs, all in the extra "server"
-_DRIVERS = {"postgresql": "psycopg2", "postgresql+psycopg2": "psycopg2", "s3": "boto3"}
+# module that a URL's scheme needs; SQLAlchemy 2.1 takes psycopg where no driver is named
+_DRIVERS = {
+    "postgresql": "psycopg",
+    "postgresql+psycopg": "psycopg",
+    "postgresql+psycopg2": "psycopg2",
+    "s3": "boto3",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,12 @@ def read_databases(environment: Mapping[str, str] = os.environ) -> Databases:
         raise UserError(
             f"{PREFECT_DATABASE} begins with {_scheme(databases.prefect.value)}://, which Prefect cannot use",
             "Write postgresql+asyncpg://user:password@host/database.",
+        )
+    if databases.mlflow and _scheme(databases.mlflow.value).partition("+")[0] not in ("sqlite", "postgresql"):
+        # MLflow would say so itself, password and all, into its log
+        raise UserError(
+            f"{MLFLOW_DATABASE} begins with {_scheme(databases.mlflow.value)}://, which is not supported",
+            "Write postgresql://user:password@host/database.",
         )
     for variable, found in ((MLFLOW_DATABASE, databases.mlflow), (MLFLOW_ARTIFACTS, databases.artifacts)):
         _require(variable, _DRIVERS.get(_scheme(found.value)) if found else None)

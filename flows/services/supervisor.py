@@ -94,7 +94,7 @@ class Supervisor:
             if alive and last.get("digest") == service.digest and not service.once and service.healthy(since):
                 running.pid, running.phase, running.since = last["pid"], HEALTHY, since
         adopted = [name for name, running in self._running.items() if running.pid]
-        sweep(self._place, {found.service for found in marked} - set(adopted))
+        sweep(self._place, {found.service for found in marked} - set(adopted), grace=30)
         return adopted
 
     def run(self, stop: threading.Event, timeout: float, ready: Callable[[], None]) -> None:
@@ -211,7 +211,7 @@ class Supervisor:
         self._place.write(
             "state",
             {
-                "supervisor": os.getpid(),
+                "written_by": os.getpid(),
                 "exports": self._catalog.exports,
                 "services": {
                     name: {
@@ -243,7 +243,7 @@ class Supervisor:
         return "\n".join(f"  | {line}" for line in lines[-TAIL_LINES:])
 
 
-def sweep(place: Place, services: set[str], grace: float = 5.0) -> int:
+def sweep(place: Place, services: set[str], grace: float = 10.0) -> int:
     """Ends all processes of some services of a home, whoever started them.
 
     Args:

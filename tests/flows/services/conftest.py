@@ -80,6 +80,12 @@ class Services:
         """What the supervisor has written down."""
         return self.place.read("state")
 
+    def supervisor(self) -> int:
+        """Process id of the `up` that runs."""
+        found = self.place.supervisor()
+        assert found
+        return found
+
     def service(self, name: str) -> dict[str, Any]:
         """One service of the state."""
         found: dict[str, Any] = self.state()["services"][name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 import shutil
 import socket
 import subprocess
@@ -50,14 +49,13 @@ class Postgres:
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """Starts a PostgreSQL with a password in a folder that is removed afterwards."""
+def postgres(password: str) -> Iterator[Postgres]:
+    """Starts a PostgreSQL with this password in a folder that is removed afterwards."""
     binaries = _binaries()
     # initdb and postgres refuse to be root
     user = _unprivileged() if os.getuid() == 0 else None
     as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
     folder = Path(tempfile.mkdtemp(prefix="detcompose-pg-"))
-    password = secrets.token_hex(12)
     (folder / "password").write_text(password)
     if user:
         for path in (folder, folder / "password"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,17 +104,32 @@ def test_databases_come_from_the_environment_and_are_not_forgotten(place: Place,
     assert "settings.json" in caught.value.way_out
 
 
-def test_prefect_needs_an_asynchronous_driver() -> None:
-    with pytest.raises(UserError, match="which Prefect cannot use") as caught:
-        read_databases({"PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql://me@db/prefect"})
-    assert "postgresql+asyncpg" in caught.value.way_out
+@pytest.mark.parametrize(
+    ("variable", "url", "way_out"),
+    [
+        (
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+            "postgresql://me:hunter2@db/prefect",
+            "postgresql+asyncpg://",
+        ),
+        ("MLFLOW_BACKEND_STORE_URI", "mysql://me:hunter2@db/mlflow", "postgresql://"),
+        ("MLFLOW_BACKEND_STORE_URI", "/me/hunter2", "postgresql://"),
+    ],
+)
+def test_other_databases_are_refused_without_saying_the_password(
+    variable: str, url: str, way_out: str
+) -> None:
+    with pytest.raises(UserError, match=variable) as caught:
+        read_databases({variable: url})
+    assert way_out in caught.value.way_out
+    assert "hunter2" not in str(caught.value)
 
 
 def test_only_one_holds_the_lock(place: Place) -> None:
-    assert not place.supervised()
+    assert place.supervisor() is None
     with place.locked() as ours:
         assert ours
-        assert place.supervised()
-        with place.locked() as second:
+        assert place.supervisor() == os.getpid()
+        with place.locked(patience=0.1) as second:
             assert not second
-    assert not place.supervised()
+    assert place.supervisor() is None
