@@ -156,7 +156,8 @@ def print_record(record: Mapping[str, Any]) -> None:
     counts = record["labels"]
     labels = (
         f"{counts['human_boxes']} boxes of people on {counts['human_images']} images, each shown "
-        f"{counts['repeat']} times an epoch; {counts['pseudo_boxes']} pseudo-labels; {counts['images']} in all"
+        f"{counts['repeat']} times an epoch; "
+        f"{counts['pseudo_boxes']} pseudo-labels; {counts['images']} images in all"
     )
     console.print(
         f"labels   {labels}\nstudent  {record['bundle']}\nmodel    {record['model']}",
