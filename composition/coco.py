@@ -9,6 +9,8 @@ from typing import Any
 from composition.errors import UserError
 
 WAY_OUT = "Mend the file, or export it again."
+WEIGHTS = ("score", "box_weight")
+"""How sure an annotation's class and box are, as pseudo-labels say; absent means certain."""
 
 
 def check_coco(dataset: Mapping[str, Any], source: str, *, labels: bool = True) -> dict[str, Any]:
@@ -24,13 +26,16 @@ def check_coco(dataset: Mapping[str, Any], source: str, *, labels: bool = True) 
         A new dictionary with ``images``, ``annotations`` and ``categories``;
         every annotation has ``id``, ``image_id``, ``category_id``, ``bbox``,
         ``area`` and ``iscrowd`` (missing areas are width times height, missing
-        iscrowd 0, missing ids counted on) and nothing else; segmentations are
+        iscrowd 0, missing ids counted on) and, where they are there, the
+        weights ``score`` and ``box_weight``; nothing else, segmentations are
         left out. Without ``labels`` the last two are empty.
 
     Raises:
         UserError: Missing keys, wrong types, duplicate ids or category names,
             annotations that name an unknown image or category, boxes that are
-            not four finite numbers with a size that is not negative.
+            not four finite numbers with a size that is not negative, weights
+            that are not from 0 to 1, ``unspoken`` categories of an image that
+            are not in the file.
     """
     if not isinstance(dataset, Mapping):
         raise UserError(f"{source} is not a COCO file: not a JSON object", WAY_OUT)
@@ -45,13 +50,27 @@ def check_coco(dataset: Mapping[str, Any], source: str, *, labels: bool = True) 
                 "Give a COCO file with labels.",
             )
     result["categories"] = _categories(_rows(dataset, "categories", source), source)
+    known = {category["id"] for category in result["categories"]}
+    _check_unspoken(images, known, source)
     result["annotations"] = _annotations(
-        _rows(dataset, "annotations", source),
-        {image["id"] for image in images},
-        {category["id"] for category in result["categories"]},
-        source,
+        _rows(dataset, "annotations", source), {image["id"] for image in images}, known, source
     )
     return result
+
+
+def require_sizes(dataset: Mapping[str, Any], source: str) -> None:
+    """Checks that every image says how large it is, which training needs.
+
+    Raises:
+        UserError: One does not.
+    """
+    for position, image in enumerate(dataset["images"]):
+        for key in ("width", "height"):
+            if key not in image:
+                raise UserError(
+                    f"{source}: images[{position}] ({image['file_name']}) has no {key!r}",
+                    "Give the size in pixels of the upright image.",
+                )
 
 
 def _rows(dataset: Mapping[str, Any], key: str, source: str) -> list[Mapping[str, Any]]:
@@ -110,6 +129,18 @@ def _categories(rows: Sequence[Mapping[str, Any]], source: str) -> list[dict[str
     return [dict(row) for row in rows]
 
 
+def _check_unspoken(images: Sequence[Mapping[str, Any]], known: set[int], source: str) -> None:
+    for position, image in enumerate(images):
+        unspoken = image.get("unspoken", [])
+        if not isinstance(unspoken, list) or not all(
+            isinstance(category, int) and category in known for category in unspoken
+        ):
+            raise UserError(
+                f"{source}: images[{position}]: 'unspoken' is {unspoken!r}, not a list of category ids",
+                f"Use ids from 'categories': {', '.join(map(str, sorted(known)[:10]))}.",
+            )
+
+
 def _annotations(
     rows: Sequence[Mapping[str, Any]], images: set[int], categories: set[int], source: str
 ) -> list[dict[str, Any]]:
@@ -145,9 +176,16 @@ def _annotations(
                 "bbox": bbox,
                 "area": float(area),
                 "iscrowd": int(row.get("iscrowd", 0)),
+                **{key: _weight(row[key], key, where) for key in WEIGHTS if key in row},
             }
         )
     return result
+
+
+def _weight(value: object, key: str, where: str) -> float:
+    if not _number(value) or not 0 <= value <= 1:  # type: ignore[operator]
+        raise UserError(f"{where}: {key!r} is {value!r}, not a number from 0 to 1", WAY_OUT)
+    return float(value)  # type: ignore[arg-type]
 
 
 def _number(value: object) -> bool:

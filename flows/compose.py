@@ -25,7 +25,7 @@ from tasks.evaluate import compare, load_rows
 from tasks.home import Home
 from tasks.image_index import index_images, load_quarantine
 from tasks.infer import infer
-from tasks.label import label
+from tasks.label import COCO_FILE, label
 from tasks.publish import Finished, report_task
 from tasks.store import Artifact, digest_of, write_atomic
 from tasks.thresholds import thresholds_task
@@ -181,6 +181,8 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
         "composition": plan.digest,
         "student": as_teacher(student).digest,
         "bundle": str(as_teacher(student).folder),
+        "labels": str(labels.file(COCO_FILE)),
+        "image_root": str(plan.listing.root),
         "model": f"models:/{model.name}/{model.version}",
         "run_id": run.run_id,
         "images": dict(index.counts),

@@ -15,9 +15,8 @@ from tasks import tracking
 from tasks.annotations import annotations_file, category_names, select_annotations
 from tasks.evaluate import load_dataset
 from tasks.home import Home
-from tasks.image_index import content_digest, list_images
 from tasks.store import digest_of
-from tasks.teachers import add_bundle
+from tasks.teachers import add_bundle, require_free_name
 from tasks.train import as_teacher, student_key, train_task, warm_start_teacher
 
 log = logging.getLogger("detcompose")
@@ -54,9 +53,10 @@ def train(
     start = warm_start_teacher(home, student)
     dataset = load_dataset(images, root)
     vocabulary = tuple(classes or category_names(dataset))
-    images_digest = content_digest(list_images(images, dataset.root))
+    images_digest = dataset.images_digest
     labels = select_annotations(home.store, dataset, vocabulary, images_digest, part=part, seed=seed)
     key = student_key(labels.digest, student, start, vocabulary, seed)
+    require_free_name(home, name, key)
     connection = tracking.client(home)
     experiment = tracking.experiment(connection, home, spaces.build({name: vocabulary}))
     with tracking.composition_run(connection, experiment, name, key) as run:

@@ -41,16 +41,16 @@ class EpochSampler(Sampler[Key]):
     norm never sees a rest of one or two images.
 
     Args:
-        size: Number of images.
+        shown: Indices of the images that an epoch shows, see `shown_images`.
         batch_size: Images per step.
         seed: Seed of the training.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
-        self.size = size
+    def __init__(self, shown: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        self.shown = shown
         self.batch_size = batch_size
         self.seed = seed
-        self.steps = math.ceil(size / batch_size)
+        self.steps = math.ceil(len(shown) / batch_size)
         self.epoch = 0
         self.first_step = 0
 
@@ -62,9 +62,14 @@ class EpochSampler(Sampler[Key]):
         self.epoch, self.first_step = epoch, first_step
 
     def __iter__(self) -> Iterator[Key]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.shown)
         for place in range(self.first_step * self.batch_size, len(self)):
-            yield self.epoch, place, int(order[place % self.size])
+            yield self.epoch, place, int(order[place % len(order)])
+
+
+def shown_images(records: Sequence[Record]) -> NDArray[np.int64]:
+    """Indices of the images that an epoch shows: each as often as it says."""
+    return np.repeat(np.arange(len(records)), [record.repeat for record in records])
 
 
 class TrainingSet(Dataset[dict[str, Any]]):
@@ -101,6 +106,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
         self._plain = _build(plain_pipeline(settings))
         self._boxes = _BoxTable(records)
         self._imperfect = imperfect(records)
+        self._shown = shown_images(records)
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._cache_left = CACHE_BYTES
 
@@ -116,7 +122,8 @@ class TrainingSet(Dataset[dict[str, Any]]):
         sample = self._load(index)
         strong = epoch < self.first_plain_epoch
         if strong and self._mosaic:
-            sample["mix_results"] = [self._load(random.randrange(len(self))) for _ in range(3)]  # noqa: S311
+            partners = [random.randrange(len(self._shown)) for _ in range(3)]  # noqa: S311
+            sample["mix_results"] = [self._load(int(self._shown[place])) for place in partners]
         for transform in self._strong if strong else self._plain:
             sample = transform(sample)
         for instances in (sample["data_samples"].gt_instances, sample["data_samples"].ignored_instances):

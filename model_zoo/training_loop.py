@@ -16,7 +16,7 @@ from model_zoo.mmdet_runtime import build_model, import_mmdet
 from model_zoo.student_configs import StudentConfig
 from model_zoo.student_settings import StudentSettings
 from model_zoo.training import CALIBRATION_BATCHES
-from model_zoo.training_data import EpochSampler, TrainingSet
+from model_zoo.training_data import EpochSampler, TrainingSet, shown_images
 from model_zoo.training_hooks import (
     BudgetSpent,
     CheckpointHook,
@@ -70,7 +70,7 @@ def run(
         if imperfect(records):
             imperfect_labels.enable(model)
         samples = TrainingSet(records, settings, seed)
-        sampler = EpochSampler(len(records), settings.batch_size, seed)
+        sampler = EpochSampler(shown_images(records), settings.batch_size, seed)
         if not (work_dir / training_checkpoint.FILE).exists():
             _start(model, student, settings, vocabulary, warm_start_bundle, samples, sampler)
         # a fifth to a quarter faster on a CPU, for every student; inputs follow the weights

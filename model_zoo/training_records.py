@@ -4,6 +4,7 @@ Beside plain COCO (human labels), pseudo-labels say more: ``score`` and
 ``box_weight`` of an annotation are weights in [0, 1], ``iscrowd`` 1 makes it an
 ignore region of its category, and ``unspoken`` of an image lists the ids of
 categories that nobody looked for there. What is absent means certainty.
+``repeat`` of an image says how often an epoch shows it (absent: once).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Record:
         class_weights: (N,) float32 in [0, 1], of the class loss.
         box_weights: (N,) float32 in [0, 1], of the box loss.
         unspoken: (K,) int64, classes of which this image may hold objects without a box.
+        repeat: How often an epoch shows the image.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Record:
     class_weights: NDArray[np.float32]
     box_weights: NDArray[np.float32]
     unspoken: NDArray[np.int64]
+    repeat: int = 1
 
 
 def usable(records: Sequence[Record], settings: StudentSettings) -> tuple[Record, ...]:
@@ -94,8 +97,8 @@ def read_records(
     """Reads and checks a COCO instances file.
 
     Args:
-        annotations: COCO JSON; may have ``score``, ``box_weight``, ``iscrowd``
-            and ``unspoken``, see the module.
+        annotations: COCO JSON; may have ``score``, ``box_weight``, ``iscrowd``,
+            ``unspoken`` and ``repeat``, see the module.
         image_root: Folder that ``file_name`` is relative to.
         vocabulary: Class names in the order of the student's classes.
         other_categories: What boxes of a category outside the vocabulary
@@ -222,7 +225,18 @@ def _record(
         both[:, 0],
         both[:, 1],
         _unspoken(image, labels, source),
+        _repeat(image, source),
     )
+
+
+def _repeat(image: dict[str, Any], source: Path) -> int:
+    value = image.get("repeat", 1)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(
+            f"{source}: image {image.get('id')}: 'repeat' is {value!r}, not a whole number from 1",
+            "Export the annotations again, or leave it out: 1 is meant then.",
+        )
+    return value
 
 
 def _weight(annotation: dict[str, Any], key: str, source: Path) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from composition.aliases import require_known
+from composition.coco import require_sizes
 from composition.errors import UserError
 from tasks.evaluate import Dataset
 from tasks.store import Artifact, Store, digest_of
@@ -45,10 +47,12 @@ def select_annotations(
 
     Returns:
         The artifact with ``instances.json``; category ids from 1 in class order.
+        Weights, ignore regions and unspoken classes are kept.
 
     Raises:
-        UserError: A class is not in the file.
+        UserError: A class is not in the file, or an image says no size.
     """
+    require_sizes(dataset.coco, str(dataset.source))
     known = category_names(dataset)
     for name in classes:
         require_known(name, known, f"{dataset.source}: --classes")
@@ -67,6 +71,7 @@ def select_annotations(
     kept = {image["id"] for image in images}
     names = {category["id"]: category["name"] for category in dataset.coco["categories"]}
     new_ids = {name: position for position, name in enumerate(classes, start=1)}
+    images = [_renumbered(image, names, new_ids) for image in images]
     annotations = [
         {**annotation, "category_id": new_ids[names[annotation["category_id"]]]}
         for annotation in dataset.coco["annotations"]
@@ -78,6 +83,16 @@ def select_annotations(
         draft.file(ANNOTATIONS_FILE).write_text(json.dumps(document))
         draft.counts = {"images": len(images), "boxes": len(annotations)}
     return draft.artifact
+
+
+def _renumbered(
+    image: Mapping[str, Any], names: Mapping[int, str], new_ids: Mapping[str, int]
+) -> dict[str, Any]:
+    """An image whose unspoken categories, if any, have the new ids."""
+    if not image.get("unspoken"):
+        return dict(image)
+    unspoken = {names[category] for category in image["unspoken"]}
+    return {**image, "unspoken": sorted(new_ids[name] for name in unspoken if name in new_ids)}
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -92,9 +92,17 @@ def load_dataset(source: Path, root: Path | None = None, limit: int | None = Non
     return _dataset(source, (root or image_root(source)).resolve(), coco)
 
 
-def few_images(dataset: Dataset, images: int) -> Dataset:
-    """So many images of a data set, chosen by a hash of their names: in no order of the file or folder."""
-    ranked = sorted(dataset.coco["images"], key=lambda image: (digest_of(image["file_name"]), image["id"]))
+def few_images(dataset: Dataset, images: int, seed: int | None = None) -> Dataset:
+    """So many images of a data set, chosen by a hash of their names: in no order of the file or folder.
+
+    Fewer images are a part of more; another seed gives others.
+    """
+
+    def rank(image: Mapping[str, Any]) -> tuple[str, int]:
+        name = image["file_name"]
+        return (digest_of(name) if seed is None else digest_of(seed, name), image["id"])
+
+    ranked = sorted(dataset.coco["images"], key=rank)
     kept = {image["id"] for image in ranked[:images]}
     return _dataset(dataset.source, dataset.root, _restricted(dataset.coco, kept))
 

@@ -16,6 +16,8 @@ from tasks.home import Home
 from tasks.references import is_reference, parse
 from tasks.store import disk_errors
 
+NAME_RULE = "Use 1 to 64 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit."
+
 
 def _pyfunc(folder: Path, manifest: bundle.Manifest, settings: InferenceSettings) -> Detector:
     from tasks.mlflow_pyfunc import open_pyfunc
@@ -148,6 +150,32 @@ def find_student(home: Home, reference: str) -> Teacher:
     return find(home, reference)
 
 
+def require_free_name(home: Home, name: str, student_key: str) -> None:
+    """Checks that a detector that is yet to be trained can be added under a name.
+
+    Args:
+        home: Where the named teachers are.
+        name: The name.
+        student_key: Digest of the training; where it is finished, its own name is free.
+
+    Raises:
+        UserError: The name is none, or it is taken by another detector or a composition.
+    """
+    if not bundle.NAME_PATTERN.fullmatch(name):
+        raise UserError(f"{name!r} cannot be a detector's name", NAME_RULE)
+    if (home.reports / name / "composition.json").is_file():
+        raise UserError(f"the name {name!r} is that of a composition", "Choose another name.")
+    taken = home.teachers / name
+    if not (taken / bundle.MANIFEST).is_file():
+        return
+    own = home.store.find("students", student_key)
+    if own is None or bundle.read(own.file("bundle"), verify=False).digest != bundle.read(taken).digest:
+        raise UserError(
+            f"the name {name!r} is taken by another detector",
+            f"Choose another name, or remove the folder {taken} first.",
+        )
+
+
 def add(
     home: Home,
     model: Path | str,
@@ -186,10 +214,7 @@ def add(
         UserError: Anything about it is wrong, or the name is taken by another detector.
     """
     if not bundle.NAME_PATTERN.fullmatch(name):
-        raise UserError(
-            f"{name!r} cannot be a teacher's name",
-            "Use 1 to 64 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit.",
-        )
+        raise UserError(f"{name!r} cannot be a teacher's name", NAME_RULE)
     destination = home.teachers / name
     if is_registered(str(model)):
         from tasks.mlflow_models import add_model

@@ -19,6 +19,7 @@ from flows.cli import (
     ensemble,
     evaluate,
     export,
+    finetune,
     label_space,
     predict,
     promote,
@@ -48,6 +49,7 @@ app.add_typer(registry.app, name="registry")
 app.add_typer(label_space.app, name="label-space")
 app.command("compose")(compose.compose)
 app.command("train")(train.train)
+app.command("finetune")(finetune.finetune)
 app.command("ensemble")(ensemble.ensemble)
 app.command("diagnose")(diagnose.diagnose)
 app.command("evaluate")(evaluate.evaluate)

@@ -257,7 +257,7 @@ def test_other_categories_are_background_on_request(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "batch", "length"), [(10, 4, 12), (3, 8, 8), (8, 4, 8), (1, 2, 2)])
 def test_sampler_shows_every_image_in_whole_batches(size: int, batch: int, length: int) -> None:
-    sampler = EpochSampler(size, batch, seed=5)
+    sampler = EpochSampler(np.arange(size), batch, seed=5)
     first = list(sampler)
     sampler.start(1, 0)
     second = list(sampler)
