@@ -59,7 +59,8 @@ def recompose(recipe: Recipe, limit: int | None = None, hand_over_to: str | None
     exact = pinned(plan)
     if hand_over_to is None:
         return {**outcome, "action": "composed", "model": compose(exact, limit)["model"]}
-    run = start_once(hand_over_to, {"recipe": exact.model_dump(mode="json"), "limit": limit}, plan.digest)
+    parameters = {"recipe": exact.model_dump(mode="json"), **({"limit": limit} if limit else {})}
+    run = start_once(hand_over_to, parameters, plan.digest)
     log.info("composition %s: run %s of %s", plan.digest[:12], run.name, hand_over_to)
     return {**outcome, "action": "handed over", "flow_run": str(run.id)}
 
