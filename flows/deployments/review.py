@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, cast
+from urllib.parse import unquote
 
 from prefect import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
@@ -128,8 +129,8 @@ def _ask(
     """Suspends the run until a person has answered; comes back with what was decided."""
     key = digest_of([decisions.question(findings, one) for one in open_])[:12]
     links = _evidence(home, plan, findings, key)
-    text = _introduction(open_, links)
-    shown.show_questions(text)
+    text = _introduction(links)
+    shown.show_questions(_page(open_, text))
     log.info(
         "%d relations between classes need a person's word: press 'Resume' in the Prefect UI", len(open_)
     )
@@ -182,29 +183,35 @@ def sentence(one: Suggestion) -> str:
 
 
 def _numbers(one: Suggestion) -> str:
-    sure = "Confident. " if one.proposal.confident else "Not sure. "
+    sure = "Confident" if one.proposal.confident else "Not sure"
     forward = _said(one.first_teacher, one.first_class, one.second_class, one.proposal.forward)
     backward = _said(one.second_teacher, one.second_class, one.first_class, one.proposal.backward)
-    return f"{sure}{forward}; {backward}."
+    return f"{sure}: {forward}; {backward}."
 
 
 def _said(teacher: str, asked: str, answer: str, found: Direction) -> str:
     return (
-        f"of {found.boxes} boxes '{asked}' of {teacher} the other answered {found.answered}, "
+        f"{found.boxes} boxes '{asked}' of {teacher}, {found.answered} of them seen by the other, "
         f"{found.agreed} as '{answer}'"
     )
 
 
-def _introduction(open_: Sequence[Suggestion], links: Sequence[str]) -> str:
+def _introduction(links: Sequence[str]) -> str:
+    """What stands above the form."""
     lines = [
-        f"On the images, the teachers behave as if {len(open_)} classes were related that their names keep apart. "
-        "Accepted relations are remembered for these detectors and used from now on; rejected ones are not "
-        "asked again.",
+        "On the images, the teachers behave as if some classes were related that their names keep apart. "
+        "Accepted relations are remembered for these detectors and used from now on; rejected ones are "
+        "not asked again. Evidence, the surest first:",
         "",
-        *(f"{number}. {sentence(one)}. {_numbers(one)}" for number, one in enumerate(open_, 1)),
-        "",
-        "Evidence:",
-        "",
-        *(f"- [{link.rpartition('%2F')[2].rpartition('/')[2].partition('&')[0]}]({link})" for link in links),
+        *(f"- [{_file_name(link)}]({link})" for link in links),
     ]
     return "\n".join(lines)
+
+
+def _page(open_: Sequence[Suggestion], text: str) -> str:
+    """The questions, as they are kept when the form is gone."""
+    return "\n".join([text, "", *(f"{n}. {sentence(one)}. {_numbers(one)}" for n, one in enumerate(open_, 1))])
+
+
+def _file_name(link: str) -> str:
+    return unquote(link.partition("&")[0]).rpartition("/")[2]
