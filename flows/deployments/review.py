@@ -210,7 +210,8 @@ def _introduction(links: Sequence[str]) -> str:
 
 def _page(open_: Sequence[Suggestion], text: str) -> str:
     """The questions, as they are kept when the form is gone."""
-    return "\n".join([text, "", *(f"{n}. {sentence(one)}. {_numbers(one)}" for n, one in enumerate(open_, 1))])
+    lines = [f"{number}. {sentence(one)}. {_numbers(one)}" for number, one in enumerate(open_, 1)]
+    return "\n".join([text, "", *lines])
 
 
 def _file_name(link: str) -> str:
