@@ -6,6 +6,7 @@ import datetime
 import json
 import logging
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -16,15 +17,15 @@ from flows.plan import Plan, make_plan
 from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
 from flows.student_version import register_version, student_facts
-from tasks import tracking, unanswered
+from tasks import shown, tracking, unanswered
 from tasks.aggregate import aggregate
 from tasks.benchmark_speed import measure_costs_task, with_costs
 from tasks.calibrate import calibrate_task, load_fuser
 from tasks.diagnosis import diagnose_task, load_diagnosis
 from tasks.evaluate import compare, load_rows
+from tasks.fan_out import Runner, inference
 from tasks.home import Home
 from tasks.image_index import index_images, load_quarantine
-from tasks.infer import infer
 from tasks.label import COCO_FILE, label
 from tasks.publish import Finished, report_task
 from tasks.store import Artifact, digest_of, write_atomic
@@ -40,12 +41,13 @@ WARNINGS_SHOWN = 5
 
 
 @flow(name="compose", flow_run_name="compose {recipe.name}", persist_result=False)
-def compose(recipe: Recipe, limit: int | None = None) -> dict[str, Any]:
+def compose(recipe: Recipe, limit: int | None = None, runner: Runner | None = None) -> dict[str, Any]:
     """Composes several detectors into one.
 
     Args:
         recipe: What is asked for.
         limit: Use only the first so many images.
+        runner: Where the teachers run; default: what ``DETCOMPOSE_RUNNER`` says, else one after the other.
 
     Returns:
         The composition's record: digests, where everything lies, the results.
@@ -61,12 +63,14 @@ def compose(recipe: Recipe, limit: int | None = None) -> dict[str, Any]:
         return done
     connection = tracking.client(home)
     experiment = tracking.experiment(connection, home, plan.space)
-    with tracking.composition_run(connection, experiment, recipe.name, plan.digest) as run:
-        return _run_steps(home, plan, run)
+    with tracking.composition_run(connection, experiment, recipe.name, plan.digest, plan.record_key) as run:
+        return _run_steps(home, plan, run, runner)
 
 
-def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
+def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[str, Any]:
     recipe, store, watch = plan.recipe, home.store, Stopwatch(run)
+    shown.show_run(run, recipe.name)
+    shown.show_label_space(plan.space)
     run.params(recipe.model_dump(mode="json"))
     run.tags({"images": plan.images_digest, **{f"teacher.{t.name}": t.digest for t in plan.teachers}})
 
@@ -79,10 +83,11 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
         step.done(index)
         _warn_of_bad_images(index)
     shards = {}
-    for teacher in plan.teachers:
-        with watch.step(f"infer {teacher.name}") as step:
-            shards[teacher.name] = infer(store, teacher, index, recipe.generate, incomplete=True)
-            step.done(*shards[teacher.name])
+    with inference(store, plan.teachers, index, recipe.generate, runner) as shards_of:
+        for teacher in plan.teachers:
+            with watch.step(f"infer {teacher.name}") as step:
+                shards[teacher.name] = shards_of(teacher)
+                step.done(*shards[teacher.name])
     silent = unanswered.images_of(shards)
     for name, images in silent.items():
         log.warning(
@@ -139,7 +144,7 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
         )
         step.done(diagnosis)
         step.run.artifacts(diagnosis.folder, "diagnosis")
-        _warn_of_diagnosis(diagnosis)
+        _show_diagnosis(diagnosis, labels, step.run)
     with watch.step("train") as step:
         classes = plan.space.classes
         student = train_task(
@@ -164,6 +169,7 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
             evaluations[name] = compare(store, name, dataset, plan.teachers, detectors, plan.space, fuser)
             step.done(evaluations[name])
             step.run.metrics(_headline(evaluations[name]))
+            shown.show_results(name, load_rows(evaluations[name]))
     if plan.datasets:
         with watch.step("measure costs"):
             costs = measure_costs_task(
@@ -199,7 +205,9 @@ def _run_steps(home: Home, plan: Plan, run: Run) -> dict[str, Any]:
         draft.file(RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
         report_task(draft.folder, _finished(plan, record, index, shards, labels, diagnosis, student))
     run.artifacts(draft.artifact.folder, "report")
-    return _publish(home, plan, draft.artifact)
+    published = _publish(home, plan, draft.artifact)
+    shown.show_report(run, recipe.name, Path(published["report"]))
+    return published
 
 
 def find_record(home: Home, plan: Plan) -> dict[str, Any] | None:
@@ -294,7 +302,10 @@ def _warn_of_bad_images(index: Artifact) -> None:
         )
 
 
-def _warn_of_diagnosis(diagnosis: Artifact) -> None:
+def _show_diagnosis(diagnosis: Artifact, labels: Artifact, run: Run) -> None:
     """The gravest first; the report has them all."""
-    for line in warnings(load_diagnosis(diagnosis))[:WARNINGS_SHOWN]:
+    lines = warnings(load_diagnosis(diagnosis))[:WARNINGS_SHOWN]
+    for line in lines:
         log.warning("before training: %s", line)
+    pictures = sorted(path.name for path in diagnosis.folder.glob("*.png"))
+    shown.show_diagnosis(lines, labels.counts, pictures, run)

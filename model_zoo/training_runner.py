@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from model_zoo.student_configs import StudentConfig, learning_rate
 from model_zoo.student_settings import StudentSettings
 from model_zoo.training_data import EpochSampler, TrainingSet
+from model_zoo.training_steps import SparingLoop
 
 LOG = "training.log"
 FINAL_RATE = 0.02
@@ -54,6 +55,10 @@ class QuietRunner(Runner):  # type: ignore[misc]  # mmengine ships no types
         """Moves the model to the device; one process, so nothing is wrapped."""
         del model_wrapper_cfg
         return model.to(self._asked_device)
+
+    def build_train_loop(self, loop: dict[str, Any]) -> SparingLoop:
+        """Builds the loop that takes a batch in parts where memory is short."""
+        return SparingLoop(runner=self, dataloader=self._train_dataloader, max_epochs=loop["max_epochs"])
 
     def dump_config(self) -> None:
         """Writes nothing: settings are in the fingerprint and in the bundle."""

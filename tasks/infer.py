@@ -7,8 +7,10 @@ and a pool that grew costs only its new shards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +28,9 @@ from composition.stability import flip_spread
 from model_zoo.adapters.base import Detector, InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.images import BadImageError, read_rgb
+from model_zoo.memory import SparingDetector
 from tasks import unanswered
+from tasks.devices import reserve_device
 from tasks.image_index import ImageRecord, load_index, shards
 from tasks.progress import Tracker
 from tasks.step import step
@@ -124,10 +128,19 @@ def run_inference(
         wanted = set(only.tolist())
         records = [record for record in records if record.image_id in wanted]
     again = ", again" if look == "second" else ""
-    run = _Run(store, teacher, settings, look)
     parts = list(shards(records, settings.shard_size))
     artifacts: list[Artifact] = []
-    with Tracker(f"{teacher.name} on {len(records)} images{again}", len(records)) as tracker:
+    with (
+        Tracker(f"{teacher.name} on {len(records)} images{again}", len(records)) as tracker,
+        ExitStack() as stack,
+    ):
+        run = _Run(
+            store,
+            teacher,
+            settings,
+            look,
+            lambda: _open(teacher, settings, stack.enter_context(reserve_device())),
+        )
         done = 0
         for part in parts:
             artifacts.append(run.shard(part, tracker, done))
@@ -157,21 +170,81 @@ def load_all(artifacts: Sequence[Artifact]) -> Detections:
     return table.concatenate(load_detections(shard) for shard in artifacts)
 
 
+def run_shard(
+    store: Store, teacher: Teacher, records: Sequence[ImageRecord], settings: GenerateSettings, label: str
+) -> Artifact:
+    """Runs a teacher on one shard: the unit of work that is spread over threads, processes and machines.
+
+    The detector stays open for the next shard in this thread, see
+    `forget_detector`; the device is free again when the shard is done.
+
+    Args:
+        store: Where the shard goes.
+        teacher: The detector.
+        records: Its images.
+        settings: Score floor and batch size.
+        label: What is shown as being done.
+
+    Returns:
+        The shard, which may be incomplete (`tasks.unanswered`).
+    """
+    with Tracker(label, len(records), bar=False) as tracker, ExitStack() as stack:
+        run = _Run(
+            store,
+            teacher,
+            settings,
+            "first",
+            lambda: _kept_open(teacher, settings, stack.enter_context(reserve_device())),
+        )
+        return run.shard(records, tracker, 0)
+
+
+infer_shard = step(run_shard, "infer shard", run_name="infer {label}")
+
+_KEPT = threading.local()
+
+
+def _kept_open(teacher: Teacher, settings: GenerateSettings, device: str) -> Detector:
+    """The detector that this thread used last, or another one in its place."""
+    key = (teacher.digest, settings, device)
+    if getattr(_KEPT, "key", None) != key:
+        forget_detector()
+        _KEPT.detector, _KEPT.key = _open(teacher, settings, device), key
+    detector: Detector = _KEPT.detector
+    return detector
+
+
+def forget_detector() -> None:
+    """Closes the detector that `run_shard` has left open in this thread."""
+    _KEPT.detector = _KEPT.key = None
+
+
+def _open(teacher: Teacher, settings: GenerateSettings, device: str) -> Detector:
+    chosen = InferenceSettings(
+        score_floor=settings.score_floor, max_detections=settings.max_detections, device=device
+    )
+    return SparingDetector(open_detector(teacher.folder, chosen), teacher.name)
+
+
 class _Run:
     """One teacher at work; its network is opened late: a run with nothing to do loads none."""
 
-    def __init__(self, store: Store, teacher: Teacher, settings: GenerateSettings, look: Look) -> None:
+    def __init__(
+        self,
+        store: Store,
+        teacher: Teacher,
+        settings: GenerateSettings,
+        look: Look,
+        opener: Callable[[], Detector],
+    ) -> None:
         self.store, self.teacher, self.settings, self.look = store, teacher, settings, look
+        self._opener = opener
         self._detector: Detector | None = None
 
     @property
     def detector(self) -> Detector:
         """The network."""
-        if self._detector is None:
-            chosen = InferenceSettings(
-                score_floor=self.settings.score_floor, max_detections=self.settings.max_detections
-            )
-            self._detector = open_detector(self.teacher.folder, chosen)
+        self._detector = self._detector or self._opener()
         return self._detector
 
     def shard(self, records: Sequence[ImageRecord], tracker: Tracker, done: int) -> Artifact:

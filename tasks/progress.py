@@ -24,11 +24,14 @@ class Tracker:
     Args:
         label: What is being done, shown beside the bar.
         total: Number of steps.
+        bar: Draw a bar in a terminal; not for work that runs beside other work.
     """
 
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, *, bar: bool = True) -> None:
         self.label = label
         self.total = total
+        self._wants_bar = bar
+        self._start: tuple[float, float] | None = None
         self._done = 0.0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -36,7 +39,7 @@ class Tracker:
         self._last_update = time.monotonic()
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if self._wants_bar and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("  {task.description}"),
                 BarColumn(bar_width=28),
@@ -71,6 +74,8 @@ class Tracker:
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)
         now = time.monotonic()
+        # what was found done says nothing about the speed
+        self._start = self._start or (now, done)
         if now - self._last_update >= ARTIFACT_INTERVAL and _in_prefect_run():
             self._last_update = now
             self._report(note)
@@ -79,11 +84,20 @@ class Tracker:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
         percent = 100.0 * self._done / max(self.total, 1)
+        text = ", ".join(filter(None, (self.label, note, self._left())))
         if self._artifact is None:
-            created = create_progress_artifact(percent, description=f"{self.label} {note}".strip())
+            created = create_progress_artifact(percent, description=text)
             self._artifact = created if isinstance(created, UUID) else None
         else:
-            update_progress_artifact(self._artifact, percent, description=f"{self.label} {note}".strip())
+            update_progress_artifact(self._artifact, percent, description=text)
+
+    def _left(self) -> str:
+        """How long it will still take, in words."""
+        began, before = self._start or (0.0, 0.0)
+        if self._done <= before:
+            return ""
+        seconds = (time.monotonic() - began) / (self._done - before) * (self.total - self._done)
+        return f"{seconds:.0f} s left" if seconds < 100 else f"{seconds / 60:.0f} min left"
 
 
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
@@ -27,6 +28,8 @@ from tasks.home import Home
 
 COMPOSITION_TAG = "detcompose.composition"
 STEP_TAG = "detcompose.step"
+RECORD_TAG = "detcompose.record"
+REVIEW_TAG = "detcompose.review"
 DETECTOR_TAG = "detcompose.detector"
 _PARAM_LIMIT = 6000
 _BATCH_LIMIT = 100
@@ -68,8 +71,13 @@ class Run:
     run_id: str
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Logs parameters, nested ones with dotted names; repeating the same is no error."""
-        flat = {name: str(value)[:_PARAM_LIMIT] for name, value in _flatten(values)}
+        """Logs parameters, nested ones with dotted names.
+
+        A run that goes on keeps what it began with: MLflow lets no parameter
+        change, and one that decides something would have made another run.
+        """
+        known = self.client.get_run(self.run_id).data.params
+        flat = {name: str(value)[:_PARAM_LIMIT] for name, value in _flatten(values) if name not in known}
         self.client.log_batch(self.run_id, params=[Param(name, value) for name, value in flat.items()])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -108,12 +116,36 @@ class Run:
         else:
             self.client.log_artifact(self.run_id, str(path), folder)
 
+    @property
+    def page(self) -> str | None:
+        """Address of the run in MLflow's UI, None where there is no server."""
+        server = _server_of(self.client)
+        return server and f"{server}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+    def artifact_page(self, path: str) -> str | None:
+        """Address at which MLflow's UI shows one of the run's files."""
+        return self.page and f"{self.page}/artifacts/{path}"
+
+    def file_link(self, path: str) -> str | None:
+        """Address of the bytes of one of the run's files."""
+        server = _server_of(self.client)
+        return server and f"{server}/get-artifact?path={quote(path, safe='')}&run_uuid={self.run_id}"
+
     @contextmanager
     def child(self, step: str) -> Iterator[Run]:
         """A child run for a step; one that was killed is taken up again."""
         tags = {STEP_TAG: step, "mlflow.parentRunId": self.run_id}
         with _open(self.client, self.experiment_id, step, tags) as run:
             yield run
+
+
+def _server_of(connection: MlflowClient) -> str | None:
+    uri = str(connection.tracking_uri)
+    if not uri.startswith(("http://", "https://")):
+        return None
+    # a password in the address is for programs, not for pages that everybody reads
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 def experiment(connection: MlflowClient, home: Home, space: LabelSpace) -> str:
@@ -156,9 +188,21 @@ def named_experiment(
 
 
 @contextmanager
-def composition_run(connection: MlflowClient, experiment_id: str, name: str, digest: str) -> Iterator[Run]:
-    """The run of a composition; a failed or killed one of the same digest goes on."""
-    with _open(connection, experiment_id, name, {COMPOSITION_TAG: digest}) as run:
+def composition_run(
+    connection: MlflowClient, experiment_id: str, name: str, digest: str, record: str | None = None
+) -> Iterator[Run]:
+    """The run of a composition; a failed or killed one of the same digests goes on.
+
+    Args:
+        connection: The tracking server.
+        experiment_id: Where the run is.
+        name: Its name.
+        digest: Of the composition.
+        record: Digest of the composition together with its name and with what is
+            measured; the same student under another name is another run.
+    """
+    tags = {COMPOSITION_TAG: digest} | ({RECORD_TAG: record} if record else {})
+    with _open(connection, experiment_id, name, tags) as run:
         yield run
 
 
@@ -166,6 +210,13 @@ def composition_run(connection: MlflowClient, experiment_id: str, name: str, dig
 def registration_run(connection: MlflowClient, experiment_id: str, name: str, digest: str) -> Iterator[Run]:
     """The run that keeps a registered detector's files."""
     with _open(connection, experiment_id, name, {DETECTOR_TAG: digest}) as run:
+        yield run
+
+
+@contextmanager
+def review_run(connection: MlflowClient, experiment_id: str, name: str, digest: str) -> Iterator[Run]:
+    """The run that keeps the evidence for questions to a person."""
+    with _open(connection, experiment_id, name, {REVIEW_TAG: digest}) as run:
         yield run
 
 
@@ -182,7 +233,10 @@ def _open(connection: MlflowClient, experiment_id: str, name: str, tags: Mapping
     try:
         yield Run(connection, experiment_id, run_id)
         status = RunStatus.FINISHED
-    except (KeyboardInterrupt, SystemExit):
+    except Exception:
+        raise
+    except BaseException:
+        # Ctrl-C, SIGTERM, and a run that was cancelled on the Prefect server
         status = RunStatus.KILLED
         raise
     finally:

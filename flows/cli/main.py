@@ -15,6 +15,7 @@ import typer
 from composition.errors import UserError
 from flows.cli import (
     compose,
+    deploy,
     diagnose,
     ensemble,
     evaluate,
@@ -60,6 +61,7 @@ app.command("pull")(pull.pull)
 app.command("recompose")(recompose.recompose)
 app.add_typer(webhook.app, name="webhook")
 app.command("report")(report.report)
+app.command("deploy")(deploy.deploy)
 app.command("up")(up.up)
 app.command("down")(up.down)
 app.command("status")(up.status)

@@ -1,0 +1,58 @@
+"""The same shards, whatever runs them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from prefect import flow
+
+from composition.errors import UserError
+from tasks.fan_out import RUNNER, WORKERS, Runner, chosen_runner, inference, workers
+from tasks.home import Home
+from tasks.image_index import build_index, list_images
+from tasks.infer import GenerateSettings
+from tasks.teachers import find
+from tests.flows.conftest import TEACHERS, home, prefect_server, scenes  # noqa: F401
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("runner", ["threads", "processes", "ray"])
+def test_the_same_shards_whatever_runs_them(
+    runner: str,
+    scenes: Path,  # noqa: F811
+    home: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if runner == "ray" and find_spec("prefect_ray") is None:
+        pytest.skip("prefect-ray is not installed: `pip install -e .[ray]`")
+    monkeypatch.setenv(WORKERS, "2")
+    settings = GenerateSettings(shard_size=10)
+    teachers = [find(Home(home), str(TEACHERS / name)) for name in ("digits-low", "digits-high")]
+
+    @flow(persist_result=False)
+    def run(place: Home, kind: Runner) -> dict[str, list[str]]:
+        index = build_index(place.store, list_images(scenes / "pool"))
+        with inference(place.store, teachers, index, settings, kind) as shards_of:
+            return {
+                one.name: [shard.file("detections.parquet").read_bytes().hex() for shard in shards_of(one)]
+                for one in teachers
+            }
+
+    spread = run(Home(home), Runner(runner))
+    assert [len(parts) for parts in spread.values()] == [3, 3]
+    assert spread == run(Home(tmp_path / "other"), Runner.SEQUENTIAL)
+
+
+def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen_runner() == Runner.SEQUENTIAL
+    monkeypatch.setenv(RUNNER, "processes")
+    assert chosen_runner() == Runner.PROCESSES
+    monkeypatch.setenv(RUNNER, "spark")
+    with pytest.raises(UserError, match="spark"):
+        chosen_runner()
+    monkeypatch.setenv(WORKERS, "none")
+    with pytest.raises(UserError, match="none"):
+        workers()
