@@ -23,6 +23,9 @@ from tasks.forgetting import load_forgetting, measure_forgetting_task
 from tasks.home import Home
 from tasks.image_index import read_json
 from tasks.mixed_labels import MixedLabels, covered_classes, mix_labels
+from tasks.model_card import FinetunedFacts
+from tasks.packages import make_package
+from tasks.registration import register_finetuned, with_origins
 from tasks.store import Artifact, digest_of
 from tasks.teachers import Teacher, add_bundle, find_student, require_free_name
 from tasks.tracking import Run
@@ -232,12 +235,21 @@ def _run_steps(home: Home, plan: _Plan, run: Run) -> dict[str, Any]:
             step.run.metrics(_headline(evaluations[name]))
     with watch.step("register"):
         add_bundle(detector.folder, plan.name, home.teachers / plan.name)
-        tags = {
-            "classes": ", ".join(vocabulary)[:5000],
-            "parents": f"{plan.start.name}={plan.start.digest[:12]}",
-            "architecture": plan.settings.architecture,
-        }
-        model = tracking.register_student(run, plan.name, detector.folder, tags, plan.record_key)
+        facts = FinetunedFacts(
+            name=plan.name,
+            parent=with_origins(home, [plan.start])[0],
+            classes=vocabulary,
+            covered=list(plan.covered.values()),
+            labels=counts,
+            source=plan.human.source.name,
+            evaluations=evaluations,
+            run=f"#/experiments/{run.experiment_id}/runs/{run.run_id}",
+        )
+        package = make_package(store, detector.folder)
+        tags = {"architecture": plan.settings.architecture}
+        registered = register_finetuned(
+            run, plan.name, package, facts.parent, plan.record_key, facts, tags
+        ).version
     record = {
         "name": plan.name,
         "digest": detector.digest,
@@ -247,7 +259,7 @@ def _run_steps(home: Home, plan: _Plan, run: Run) -> dict[str, Any]:
         "labels": counts,
         "settings": plan.settings.model_dump(mode="json"),
         "evaluations": evaluations,
-        "model": f"models:/{model.name}/{model.version}",
+        "model": f"models:/{registered.name}/{registered.version}",
         "run_id": run.run_id,
         "seconds": watch.seconds,
     }

@@ -73,6 +73,56 @@ def student_card(facts: StudentFacts) -> str:
     return _fitting(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class FinetunedFacts:
+    """What the card of a fine-tuned student is written from.
+
+    Attributes:
+        name: Its name.
+        parent: The detector that it was before.
+        classes: Its classes.
+        covered: The classes that people's labels were complete for.
+        labels: Counts: ``images`` and others.
+        source: File of the people's labels.
+        evaluations: Data set name to ``AP`` with ``before`` and ``after``.
+        run: Page of the tracking run, relative to the server's root.
+    """
+
+    name: str
+    parent: Teacher
+    classes: Sequence[str]
+    covered: Sequence[str]
+    labels: Mapping[str, int]
+    source: str
+    evaluations: Mapping[str, Mapping[str, Any]]
+    run: str
+
+
+def finetuned_card(facts: FinetunedFacts) -> str:
+    """The card of a student that was fine-tuned on labels, at most `MAX_LENGTH` letters."""
+    counts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.labels.items())
+    lines = [
+        f"**{_plain(facts.name)}**: {_linked(facts.parent)} trained further on labels complete for "
+        f"{len(facts.covered)} of its {len(facts.classes)} classes ([run]({facts.run})).",
+        "",
+        *_classes(facts.classes),
+        "### Data",
+        f"Labels: {_plain(facts.source)} ({_plain(counts)}), complete for "
+        f"{', '.join(_plain(name) for name in facts.covered[:_SHOWN_CLASSES])}.",
+        "",
+        *[
+            f"- AP on {_plain(name)}: {_percent(row['AP']['before'])} before, "
+            f"{_percent(row['AP']['after'])} after"
+            for name, row in facts.evaluations.items()
+        ],
+        "",
+        "### Limits",
+        "- What its parent could not see in pictures of another kind, it has not learned from few labels.",
+        *(["- The licence of its parent is unknown."] if _unknown(facts.parent.manifest) else []),
+    ]
+    return _fitting(lines)
+
+
 def teacher_card(name: str, manifest: Manifest) -> str:
     """The card of a teacher, at most `MAX_LENGTH` letters."""
     spec = manifest.input

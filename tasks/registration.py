@@ -13,7 +13,7 @@ from composition.errors import UserError
 from model_zoo import bundle
 from tasks import registry, tracking
 from tasks.home import Home
-from tasks.model_card import StudentFacts, student_card, teacher_card
+from tasks.model_card import FinetunedFacts, StudentFacts, finetuned_card, student_card, teacher_card
 from tasks.packages import digests, make_package
 from tasks.references import CHALLENGER, CHAMPION, STUDENTS, TEACHERS
 from tasks.registry import COMPOSITION_TAG, DIGEST_TAG, ROLE_TAG
@@ -103,23 +103,52 @@ def register_student(
         facts: For its card.
         tags: More tags of the version.
     """
+    lineage = _lineage(facts.teachers) | {
+        "images": facts.digests["images"],
+        "pseudo_labels": facts.digests["pseudo_labels"],
+        "label_space": facts.digests["label_space"],
+    }
+    card = student_card(facts)
+    return _register(run, name, package, facts.digests["composition"], {**tags, **lineage}, card)
+
+
+def register_finetuned(
+    run: Run,
+    name: str,
+    package: Artifact,
+    parent: Teacher,
+    key: str,
+    facts: FinetunedFacts,
+    tags: Mapping[str, str],
+) -> Registered:
+    """Registers a student that was trained further, once per fine-tuning; aliases as of any student.
+
+    Args:
+        run: The run of the fine-tuning, which keeps the files.
+        name: Its own name, not that of its parent.
+        package: From `make_package`.
+        parent: The detector that it was.
+        key: Digest of the fine-tuning.
+        facts: For its card.
+        tags: More tags of the version.
+    """
+    card = finetuned_card(facts)
+    return _register(run, name, package, key, {**tags, **_lineage([parent])}, card)
+
+
+def _register(
+    run: Run, name: str, package: Artifact, key: str, tags: Mapping[str, str], card: str
+) -> Registered:
     connection = run.client
     model = f"{STUDENTS}.{name}"
-    composition = facts.digests["composition"]
     existing = _existing(connection, model, "student")
-    version = next((one for one in existing if one.tags.get(COMPOSITION_TAG) == composition), None)
+    version = next((one for one in existing if one.tags.get(COMPOSITION_TAG) == key), None)
     new = version is None
     if version is None:
         manifest = bundle.read(package.folder / registry.DATA / registry.BUNDLE, verify=False)
-        lineage = _lineage(facts.teachers) | {
-            "images": facts.digests["images"],
-            "pseudo_labels": facts.digests["pseudo_labels"],
-            "label_space": facts.digests["label_space"],
-            COMPOSITION_TAG: composition,
-        }
-        every = {**tags, **lineage, **digests(package), "role": "student"}
+        every = {**tags, COMPOSITION_TAG: key, **digests(package), "role": "student"}
         version = _create(run, model, package, every, "student", manifest)
-        _describe(connection, version, student_card(facts))
+        _describe(connection, version, card)
     alias = _standing(connection, version)
     return Registered(connection.get_model_version(model, version.version), alias, new)
 

@@ -167,10 +167,8 @@ def question_form(open_: Sequence[Suggestion], text: str) -> type[RunInput]:
         )
         for number, one in enumerate(open_, 1)
     }
-    return cast(
-        type[RunInput],
-        create_model("Relations", __base__=RunInput, **fields).with_initial_data(description=text),
-    )
+    model: type[RunInput] = create_model("Relations", __base__=RunInput, **fields)
+    return model.with_initial_data(description=text)
 
 
 def sentence(one: Suggestion) -> str:

@@ -27,7 +27,7 @@ TEACHER = Path(__file__).resolve().parents[2] / "demo" / "teachers" / "digits-lo
 
 @contextmanager
 def small_device(images: int) -> Iterator[list[int]]:
-    """A device that holds so many images: every network's backbone fails with more. Yields the batches tried."""
+    """A device that holds so many images: networks fail with more. Yields the batches tried."""
     tried: list[int] = []
 
     def weigh(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
