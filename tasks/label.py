@@ -27,7 +27,7 @@ from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.thresholds import load_thresholds
 
-LABEL_VERSION = 1
+LABEL_VERSION = 2
 LABELS_FILE = "pseudo_labels.parquet"
 COCO_FILE = "instances.json"
 UNSPOKEN_FILE = "unspoken.parquet"

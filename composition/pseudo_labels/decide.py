@@ -13,9 +13,11 @@ The rules, in this order, each within one image:
    each positive that is in conflict with one that stays becomes uncertain.
 4. What is uncertain becomes an *ignore* region, unless a positive says better what
    is there; then it is *covered*. That is a positive of its own class with IoU >=
-   0.5, and, for open regions, one of another class with IoU >= 0.8 that is
-   neither parent nor child: what is known to be a car is no open question for
-   bus. A region around smaller positives stays, for there may be more inside.
+   0.5, and one of another class with IoU >= 0.8 that is neither parent nor
+   child: what is known to be a car is no open question for bus, and whoever
+   gave way in rule 3 is answered by the winner. Ignoring the loser instead would
+   take away the very lesson that tells the two classes apart. A region around
+   smaller positives stays, for there may be more inside.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ class Tally:
         covered: Uncertain boxes and regions about which a positive says better what they are.
         background: Boxes and regions below the ignore threshold.
         conflicts: Positives that gave way to another class; they are among
-            ``ignore`` or ``covered``.
+            ``covered``.
     """
 
     positive: int = 0
@@ -163,8 +165,7 @@ def judge(fused: Fused, regions: Fused, rules: Rules) -> tuple[Fused, NDArray[np
     verdict[certain] = POSITIVE
     given_way = _give_way(rows, verdict, rules.related)
     verdict[given_way] = _UNCERTAIN
-    region = np.arange(len(rows)) >= len(fused)
-    answered = _answered(rows, verdict, region, rules.related)
+    answered = _answered(rows, verdict, rules.related)
     verdict[_covered(rows, verdict)] = COVERED
     verdict[answered] = COVERED
     return joined, verdict, given_way
@@ -217,17 +218,13 @@ def _covered(rows: Detections, verdict: NDArray[np.int8]) -> NDArray[np.int64]:
     return np.asarray(used[np.unique(both[uncertain[both]])])
 
 
-def _answered(
-    rows: Detections, verdict: NDArray[np.int8], region: NDArray[np.bool_], related: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """Open regions whose object a positive of an unrelated class names (rule 4)."""
-    open_ = region & (verdict == _UNCERTAIN)
-    used = np.flatnonzero((verdict == POSITIVE) | open_)
-    chosen = rows[used]
+def _answered(rows: Detections, verdict: NDArray[np.int8], related: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Uncertain rows whose object a positive of an unrelated class names (rule 4)."""
+    used = np.flatnonzero((verdict == POSITIVE) | (verdict == _UNCERTAIN))
+    chosen, uncertain = rows[used], verdict[used] == _UNCERTAIN
     pairs = conflicts(chosen.image_id, chosen.class_id, chosen.boxes, CONFLICT_IOU)
     pairs = pairs[~related[chosen.class_id[pairs[:, 0]], chosen.class_id[pairs[:, 1]]]]
-    is_open = open_[used]
-    # of the pairs of a region and a positive, the region
-    pairs = pairs[is_open[pairs[:, 0]] != is_open[pairs[:, 1]]]
+    # of the pairs of a positive and an uncertain row, the latter
+    pairs = pairs[uncertain[pairs[:, 0]] != uncertain[pairs[:, 1]]]
     both = pairs.reshape(-1)
-    return np.asarray(used[np.unique(both[is_open[both]])])
+    return np.asarray(used[np.unique(both[uncertain[both]])])
