@@ -28,6 +28,8 @@ _RECORDS = (
     "argparse.Namespace",
     "mmengine.logging.history_buffer.HistoryBuffer",
     "mmengine.config.config.ConfigDict",
+    "builtins.getattr",  # how mmengine's buffers name their methods; here it names nothing
+    "__builtin__.getattr",
     "numpy._core.multiarray._reconstruct",
     "numpy.core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",

@@ -41,7 +41,6 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path} is not a readable ONNX file: {error}", "Export the model again.") from None
     if not model.graph.node or not model.graph.output:
         raise UserError(f"{path} is not a readable ONNX file: no network in it", "Export the model again.")
-    onnx_limits.check(model, str(path))
     nodes = [node for function in model.functions for node in function.node]
     tensors = itertools.chain(_tensors(model.graph), *map(_constants, nodes))
     outside = next((tensor.name for tensor in tensors if uses_external_data(tensor)), None)
@@ -50,6 +49,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
             f"{path}: weight {outside!r} lies in another file, a bundle needs all weights inside",
             "Convert it: onnx.save(onnx.load(MODEL), NEW) without save_as_external_data.",
         )
+    onnx_limits.check(model, str(path))  # reads values, so that none may lie elsewhere
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights or value.name == IMAGE_SIZE]
     if len(inputs) != len(model.graph.input):

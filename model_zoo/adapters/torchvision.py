@@ -88,7 +88,7 @@ class TorchvisionDetector:
             below, beside = max(0, needed - height), max(0, needed - width)
             grey = self._manifest.input.pad_value
             image = np.pad(image, ((0, below), (0, beside), (0, 0)), constant_values=grey)
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
+        pixels = torch.from_numpy(np.array(image, order="C")).to(self._device)
         return pixels.permute(2, 0, 1).float().div_(255)
 
     def _table(self, position: int, answer: Mapping[str, torch.Tensor]) -> Detections:

@@ -75,27 +75,20 @@ def test_a_plain_pickle_is_no_checkpoint(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-class HistoryBuffer:
-    """Stands for mmengine's, which is found under that name in training checkpoints."""
-
-    def __init__(self, values):
-        self.values = values
-
-
 def test_records_of_trainers_are_passed_over_without_being_made(tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr(HistoryBuffer, "__setstate__", lambda self, state: made.append(state), raising=False)
-    monkeypatch.setattr(HistoryBuffer, "__module__", "mmengine.logging.history_buffer")
-    import mmengine.logging.history_buffer as module
+    from mmengine.logging.history_buffer import HistoryBuffer
 
-    monkeypatch.setattr(module, "HistoryBuffer", HistoryBuffer)
+    buffer = HistoryBuffer()
+    buffer.update(0.5)
     document = {
         "state_dict": {"module.layer.weight": torch.ones(2, dtype=torch.float16)},
-        "message_hub": {"loss": HistoryBuffer([np.float64(0.5)])},
+        "message_hub": {"loss": buffer},
         "args": Namespace(lr=0.1),
         "meta": {"dataset_meta": {"classes": ("ant", "bee")}, "best": np.float64(0.3), "curve": np.arange(3)},
     }
     torch.save(document, tmp_path / "epoch_12.pth")
+    made = []
+    monkeypatch.setattr(HistoryBuffer, "__setstate__", lambda self, state: made.append(state), raising=False)
     found = read_checkpoint(tmp_path / "epoch_12.pth")
     assert found.classes == ("ant", "bee")
     assert list(found.state) == ["layer.weight"]

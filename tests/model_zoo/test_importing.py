@@ -396,3 +396,25 @@ def test_damaged_mmdet_files(damage, message, mmdet_files, tmp_path):
 def test_mmdet_classes(mmdet_files, tmp_path):
     with pytest.raises(UserError, match=r"\b3\b(.|\n)*\b2\b|\b2\b(.|\n)*\b3\b"):
         add(mmdet_files, tmp_path, classes=NAMES[:2])
+
+
+def test_an_mmdet_config_in_python_and_a_training_checkpoint(small_detector, tmp_path):
+    """As a trainer leaves them: nothing is executed, classes and input size are found inside."""
+    from pprint import pformat
+
+    import torch
+
+    config = small_detector("yolox")
+    pipeline = "[dict(type='Resize', scale=(64, 64), keep_ratio=True), dict(type='Pad', size=(64, 64))]"
+    (tmp_path / "net.py").write_text(
+        f"model = {pformat(config)}\npipeline = {pipeline}\n"
+        "test_dataloader = dict(dataset=dict(pipeline=pipeline))\n"
+    )
+    checkpoint = {"meta": {"dataset_meta": {"classes": NAMES}}, "state_dict": untrained(config).state_dict()}
+    torch.save(checkpoint, tmp_path / "net.pth")
+    manifest = add(tmp_path / "net.py", tmp_path, classes=None)
+    assert (manifest.adapter, manifest.vocabulary) == ("mmdet", NAMES)
+    assert (manifest.input.height, manifest.input.width) == (64, 64)
+    (tmp_path / "net.py").write_text("_base_ = 'other.py'\n")
+    with pytest.raises(UserError, match="'_base_' reads other files"):
+        add(tmp_path / "net.py", tmp_path, classes=None)
