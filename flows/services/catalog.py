@@ -22,6 +22,7 @@ from flows.services.place import Place
 from flows.services.secret_files import Secret, auth_string, fernet_key, from_environment, obtain, password
 from flows.services.settings import (
     DEPLOYMENTS,
+    HEARTBEAT_SECONDS,
     LOOPBACK,
     MLFLOW,
     MLFLOW_ARTIFACTS,
@@ -189,8 +190,12 @@ class _Builder:
         if self.mlflow_auth:
             given["MLFLOW_TRACKING_USERNAME"] = MLFLOW_USER
         # a restart of the servers takes half a minute on a busy machine: a run waits for longer than that
-        patience = {"PREFECT_CLIENT_MAX_RETRIES": "6", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
-        return self._base() | patience | given
+        habits = {
+            "PREFECT_CLIENT_MAX_RETRIES": "6",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+        }
+        return self._base() | habits | given
 
     def _prefect(self) -> Service:
         settings = self.settings

@@ -21,6 +21,8 @@ LOOPBACK = "127.0.0.1"
 
 POOL = "detcompose"
 """Work pool of our deployments."""
+HEARTBEAT_SECONDS = 60
+"""How often a run says that it is alive."""
 
 PREFECT_DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"

@@ -201,6 +201,8 @@ class Supervisor:
 
         first = [running.pid] if running.pid and running.exit_code() is None else members()
         processes.end(members, first, running.service.grace)
+        if running.child is not None:
+            running.child.wait()
 
     def _turn(self, running: _Running, phase: str) -> None:
         running.phase = phase

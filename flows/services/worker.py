@@ -28,11 +28,9 @@ from prefect.workers.process import ProcessWorker
 
 from flows.services import processes
 from flows.services.place import Place
-from flows.services.settings import POOL, WORKER
+from flows.services.settings import HEARTBEAT_SECONDS, POOL, WORKER
 from tasks.home import Home
 
-HEARTBEAT_SECONDS = 60
-"""How often a run says that it is alive."""
 SILENCE = timedelta(seconds=4 * HEARTBEAT_SECONDS)
 """A run that has not said so for this long has crashed."""
 SILENT_RUNS = "detcompose: a run that falls silent has crashed"

@@ -137,8 +137,8 @@ def test_a_killed_worker_ends_its_run_clearly_and_the_next_one_goes_on(
         state = client.read_flow_run(run).state
     assert state
     assert state.name == "Crashed"
+    wait_for(lambda: services.service("worker")["restarts"] == worker["restarts"] + 1)
     wait_for(services.well)
-    assert services.service("worker")["restarts"] == worker["restarts"] + 1
     assert len(processes.find(services.place.identity, "worker")) == 1, "the run did not outlive its worker"
     done = _stamps(services)
 
