@@ -40,7 +40,7 @@ def warm_start_teacher(home: Home, settings: StudentSettings, base: Path | None 
 def student_identity(settings: StudentSettings, start: Teacher | None) -> dict[str, Any]:
     """What decides a student beside its labels and seed: settings, architecture, start."""
     return {
-        **settings.model_dump(mode="json"),
+        **settings.decisive(),
         "architecture": load_student(settings.architecture).model_dump(mode="json"),
         "warm_start": start.digest if start else settings.warm_start,
         "version": TRAINING_VERSION,
