@@ -95,6 +95,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
 
     def __init__(self, records: Sequence[Record], settings: StudentSettings, seed: int) -> None:
         self.records = records
+        self.settings = settings
         self.seed = seed
         self.size = settings.image_size
         self.metainfo: dict[str, Any] = {}
@@ -112,6 +113,10 @@ class TrainingSet(Dataset[dict[str, Any]]):
         self._shown = shown_images(records)
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._cache_left = CACHE_BYTES
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a loading process makes its own: mmdet has to be imported in our way before its transforms are
+        return type(self), (self.records, self.settings, self.seed)
 
     def __len__(self) -> int:
         return len(self.records)

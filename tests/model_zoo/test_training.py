@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from composition.errors import UserError
+from model_zoo import training_runner
 from model_zoo.adapters.registry import open_detector
 from model_zoo.images import read_rgb
 from model_zoo.student_settings import StudentSettings
@@ -111,6 +112,15 @@ def test_the_seed_decides_the_bytes(tmp_path: Path) -> None:
         for number, seed in enumerate((3, 3, 4))
     ]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_loading_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotations = write_squares(tmp_path / "data", count=8)
+    alone = run(tmp_path / "alone", annotations)
+    assert training_runner.loading_processes("cpu") == 0
+    assert training_runner.loading_processes("cuda:0") >= 1
+    monkeypatch.setattr(training_runner, "loading_processes", lambda device: 2)
+    assert run(tmp_path / "helped", annotations).digest == alone.digest
 
 
 def test_a_work_folder_belongs_to_one_training(tmp_path: Path) -> None:
