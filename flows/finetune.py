@@ -141,10 +141,11 @@ def _plan(
     measured = {one.name: load_dataset(one.annotations, one.root) for one in evaluate}
     # before anything is written: is the architecture known, do the settings fit?
     student_settings(start.manifest, str(start.folder), settings, 1)
-    mixed = mix_labels(home.store, human, pool, vocabulary, covered, settings.human_share)
+    shown = settings.steps * settings.batch_size
+    mixed = mix_labels(home.store, human, pool, vocabulary, covered, settings.human_share, shown, seed)
     counts = mixed.artifact.counts
-    shown = counts["images"] + counts["human_images"] * (counts["repeat"] - 1)
-    chosen = student_settings(start.manifest, str(start.folder), settings, shown)
+    an_epoch = counts["images"] + counts["human_images"] * (counts["repeat"] - 1)
+    chosen = student_settings(start.manifest, str(start.folder), settings, an_epoch)
     plan = _Plan(name, start, human, pool, covered, mixed, chosen, measured, seed)
     require_free_name(home, name, plan.student_key)
     return plan

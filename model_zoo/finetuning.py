@@ -51,6 +51,9 @@ class FinetuneSettings(BaseModel):
         "light", description="As for a student: 'none', 'light' or 'standard'."
     )
     flip: bool | None = Field(None, description="Mirror half of the images. Empty: as the student did.")
+    norm: Literal["trained", "frozen"] = Field(
+        "trained", description="'frozen': batch norms stay as the student has them."
+    )
     weights: Literal["soft", "hard"] = Field("soft", description="As for a student, of the pseudo-labels.")
     ignore: bool = Field(True, description="As for a student.")
     class_mask: bool = Field(True, description="As for a student.")
@@ -86,7 +89,16 @@ def student_settings(manifest: Manifest, start: str, chosen: FinetuneSettings, s
         "warm_start": f"bundle:{start}",
         "flip": earlier.get("flip", True) if chosen.flip is None else chosen.flip,
         **chosen.model_dump(
-            include={"batch_size", "augmentation", "weights", "ignore", "class_mask", "budget_minutes", "amp"}
+            include={
+                "batch_size",
+                "augmentation",
+                "norm",
+                "weights",
+                "ignore",
+                "class_mask",
+                "budget_minutes",
+                "amp",
+            }
         ),
     }
     try:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 STUDENTS_FOLDER = Path(__file__).with_name("students")
 _WARM_START = re.compile(r"^(none|imagenet|bundle:.+)$")
+_LATER = ("norm", "mixup")
+"""Settings that earlier versions did not have."""
 
 
 def available_students() -> tuple[str, ...]:
@@ -68,14 +70,27 @@ class StudentSettings(BaseModel):
         description="Mirror half of the training images. Switch off where mirrored objects do not exist "
         "(digits, text). Without effect when augmentation is 'none'.",
     )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Part of the training images over which another one, scaled, is laid half transparent, "
+        "until the last epochs. Without effect when augmentation is 'none'.",
+    )
     close_mosaic_epochs: int = Field(
-        5, ge=0, description="Train the last so many epochs on whole images instead of mosaics."
+        5, ge=0, description="Train the last so many epochs on whole images instead of mosaics or mixed ones."
     )
     warmup_fraction: float = Field(
         0.05, ge=0, le=0.5, description="Part of all steps over which the learning rate rises linearly."
     )
     ema: bool = Field(
         True, description="Keep and export a moving average of the weights (over about a tenth of the run)."
+    )
+
+    norm: Literal["trained", "frozen"] = Field(
+        "trained",
+        description="'frozen': batch norms keep the statistics and weights that the training starts with: "
+        "for small batches, few images and gentle fine-tuning. Needs a warm start.",
     )
 
     weights: Literal["soft", "hard"] = Field(
@@ -118,6 +133,26 @@ class StudentSettings(BaseModel):
         if not _WARM_START.match(value):
             raise ValueError(f"{value!r} is no warm start; write 'none', 'imagenet' or 'bundle:<teacher>'")
         return value
+
+    @field_validator("norm")
+    @classmethod
+    def _norm(cls, value: str, info: ValidationInfo) -> str:
+        if value == "frozen" and info.data.get("warm_start") == "none":
+            raise ValueError("without a warm start there are no statistics worth keeping; write 'trained'")
+        return value
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the student, as JSON values.
+
+        A setting that earlier versions did not have counts where it is used, so
+        that a student that does without is the same as theirs.
+        """
+        values = self.model_dump(mode="json")
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in _LATER or value != type(self).model_fields[name].default
+        }
 
     @property
     def warm_start_teacher(self) -> str | None:

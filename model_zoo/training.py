@@ -92,7 +92,7 @@ def train(
     work_dir.mkdir(parents=True, exist_ok=True)
     decisive = {
         "training_version": TRAINING_VERSION,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.decisive(),
         "student": student.model_dump(mode="json"),
         "vocabulary": list(vocabulary),
         "annotations": sha256_of(annotations),

@@ -30,6 +30,9 @@ PAD = 114
 CACHE_BYTES = 1 << 30
 """Decoded images kept in memory: 1 GiB holds 3,400 images of 320 x 320 pixels."""
 
+_PARTNERS = {"Mosaic": 3, "MixUp": 1}
+"""How many other images a transform mixes in."""
+
 Key = tuple[int, int, int]
 """(epoch, place in the epoch, index of the image)."""
 
@@ -92,6 +95,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
 
     def __init__(self, records: Sequence[Record], settings: StudentSettings, seed: int) -> None:
         self.records = records
+        self.settings = settings
         self.seed = seed
         self.size = settings.image_size
         self.metainfo: dict[str, Any] = {}
@@ -101,7 +105,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
         from mmdet.structures.bbox import HorizontalBoxes
 
         self._box_type = HorizontalBoxes
-        self._mosaic = settings.augmentation == "standard"
+        self._mixup = settings.mixup
         self._strong = _build(strong_pipeline(settings))
         self._plain = _build(plain_pipeline(settings))
         self._boxes = _BoxTable(records)
@@ -109,6 +113,10 @@ class TrainingSet(Dataset[dict[str, Any]]):
         self._shown = shown_images(records)
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._cache_left = CACHE_BYTES
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a loading process makes its own: mmdet has to be imported in our way before its transforms are
+        return type(self), (self.records, self.settings, self.seed)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -121,10 +129,13 @@ class TrainingSet(Dataset[dict[str, Any]]):
         np.random.seed(int(draws[1]))
         sample = self._load(index)
         strong = epoch < self.first_plain_epoch
-        if strong and self._mosaic:
-            partners = [random.randrange(len(self._shown)) for _ in range(3)]  # noqa: S311
-            sample["mix_results"] = [self._load(int(self._shown[place])) for place in partners]
         for transform in self._strong if strong else self._plain:
+            kind = type(transform).__name__
+            if kind == "MixUp" and random.random() >= self._mixup:  # noqa: S311
+                continue
+            if kind in _PARTNERS:
+                partners = [random.randrange(len(self._shown)) for _ in range(_PARTNERS[kind])]  # noqa: S311
+                sample["mix_results"] = [self._load(int(self._shown[partner])) for partner in partners]
             sample = transform(sample)
         for instances in (sample["data_samples"].gt_instances, sample["data_samples"].ignored_instances):
             self._boxes.name(instances, weighted=self._imperfect)
@@ -228,6 +239,17 @@ def strong_pipeline(settings: StudentSettings) -> list[dict[str, Any]]:
         ]
     else:
         geometry = [_pad(size), {**still, "scaling_ratio_range": (0.7, 1.3)}]
+    if settings.mixup:
+        geometry.append(
+            {
+                "type": "MixUp",
+                "img_scale": (size, size),
+                "ratio_range": (0.5, 1.5),
+                "pad_val": float(PAD),
+                # mmdet mirrors where a random number exceeds it
+                "flip_ratio": 0.5 if settings.flip else 1.0,
+            }
+        )
     return [*geometry, *_finish(settings)]
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.hooks import EMAHook, Hook
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from composition.errors import UserError
 from model_zoo import training_checkpoint
@@ -54,6 +55,29 @@ class StepSeedHook(Hook):  # type: ignore[misc]  # mmengine ships no types
         """Seeds torch (dropout and the like) for this step."""
         del batch_idx, data_batch
         torch.manual_seed(int(np.random.SeedSequence((self.seed, runner.iter)).generate_state(1)[0]))
+
+
+class FrozenNormHook(Hook):  # type: ignore[misc]
+    """Keeps the statistics and the weights of all batch norms as they are.
+
+    Statistics of small batches are noise, and few images look alike: a detector
+    that knew more forgets it through them first.
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Takes their weights out of the training: without a gradient an optimiser leaves them alone."""
+        for norm in _batch_norms(runner.model):
+            norm.requires_grad_(False)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Puts them into eval mode, which mmengine's loop ends at the start of every epoch."""
+        del batch_idx, data_batch
+        for norm in _batch_norms(runner.model):
+            norm.eval()
+
+
+def _batch_norms(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    return (module for module in model.modules() if isinstance(module, _BatchNorm))
 
 
 class LastEpochsHook(Hook):  # type: ignore[misc]

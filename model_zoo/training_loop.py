@@ -20,6 +20,7 @@ from model_zoo.training_data import EpochSampler, TrainingSet, shown_images
 from model_zoo.training_hooks import (
     BudgetSpent,
     CheckpointHook,
+    FrozenNormHook,
     LastEpochsHook,
     ProgressHook,
     StepSeedHook,
@@ -93,7 +94,11 @@ def run(
             work_dir=work_dir,
             seed=seed,
             device=device,
-            hooks=[*hooks, *([averaged] if averaged else [])],
+            hooks=[
+                *hooks,
+                *([averaged] if averaged else []),
+                *([FrozenNormHook()] if settings.norm == "frozen" else []),
+            ],
         )
         try:
             with contextlib.suppress(BudgetSpent):

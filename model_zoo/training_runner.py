@@ -113,7 +113,18 @@ def build_runner(
         rise = {"type": "LinearLR", "start_factor": 0.02, "begin": 0, "end": warmup, "by_epoch": False}
         schedulers.insert(0, rise)
     name = f"detcompose-{uuid.uuid4().hex}"
-    loader = DataLoader(samples, batch_size=settings.batch_size, sampler=sampler, collate_fn=pseudo_collate)
+    workers = loading_processes(device)
+    loader = DataLoader(
+        samples,
+        batch_size=settings.batch_size,
+        sampler=sampler,
+        collate_fn=pseudo_collate,
+        num_workers=workers,
+        # samples depend on (seed, epoch, place) alone, so that any number of workers gives the same
+        multiprocessing_context="spawn" if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=torch.device(device).type == "cuda",
+    )
     return QuietRunner(
         device=device,
         model=model,
@@ -149,6 +160,11 @@ def precision(settings: StudentSettings, device: str) -> dict[str, Any]:
     ):
         return {"type": "AmpOptimWrapper", "dtype": "bfloat16", "loss_scale": 1.0}
     return {"type": "OptimWrapper"}
+
+
+def loading_processes(device: str) -> int:
+    """Processes that load and augment: none where the network itself needs all processors."""
+    return default_threads() if torch.device(device).type == "cuda" else 0
 
 
 def averaging_hook(steps: int) -> EMAHook:

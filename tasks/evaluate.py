@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,18 +92,21 @@ def load_dataset(source: Path, root: Path | None = None, limit: int | None = Non
     return _dataset(source, (root or image_root(source)).resolve(), coco)
 
 
-def few_images(dataset: Dataset, images: int, seed: int | None = None) -> Dataset:
+def few_images(
+    dataset: Dataset, images: int, seed: int | None = None, *, beside: Collection[int] = ()
+) -> Dataset:
     """So many images of a data set, chosen by a hash of their names: in no order of the file or folder.
 
-    Fewer images are a part of more; another seed gives others.
+    Fewer images are a part of more; another seed gives others. Images whose ids
+    are in ``beside`` are kept, too, and do not count.
     """
 
     def rank(image: Mapping[str, Any]) -> tuple[str, int]:
         name = image["file_name"]
         return (digest_of(name) if seed is None else digest_of(seed, name), image["id"])
 
-    ranked = sorted(dataset.coco["images"], key=rank)
-    kept = {image["id"] for image in ranked[:images]}
+    ranked = sorted((image for image in dataset.coco["images"] if image["id"] not in beside), key=rank)
+    kept = {image["id"] for image in ranked[:images]} | set(beside)
     return _dataset(dataset.source, dataset.root, _restricted(dataset.coco, kept))
 
 

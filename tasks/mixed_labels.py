@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from composition.errors import UserError
 from composition.few_labels import combine
 from model_zoo.images import BadImageError, read_bytes
 from tasks.annotations import ANNOTATIONS_FILE, category_names
-from tasks.evaluate import Dataset
+from tasks.evaluate import Dataset, few_images
 from tasks.store import Artifact, Store, digest_of
 
 MIXED_VERSION = 1
@@ -88,6 +89,8 @@ def mix_labels(
     vocabulary: Sequence[str],
     covered: dict[str, str],
     share: float,
+    shown: int,
+    seed: int = 0,
 ) -> MixedLabels:
     """Combines a person's labels with pseudo-labels, see `composition.few_labels`.
 
@@ -100,6 +103,8 @@ def mix_labels(
         vocabulary: The student's classes in order.
         covered: Categories that the person's labels are complete for, and the classes that they are.
         share: Part of the images shown that shall be the person's, see `human_repeat`.
+        shown: Images that the whole training is to show; more of the pool than fit in are left out.
+        seed: Seed of the choice of these.
 
     Raises:
         UserError: An image says no size, or two; the pseudo-labels know no class of the student.
@@ -115,6 +120,9 @@ def mix_labels(
         )
     same = {} if pool is None else same_pictures(human, pool)
     others = 0 if pool is None else len(pool.coco["images"]) - len(same)
+    room = math.ceil(shown * (1 - share))
+    if pool is not None and others > room:
+        pool, others = few_images(pool, room, seed, beside=set(same.values())), room
     repeat = human_repeat(len(human.coco["images"]), others, share)
     content = digest_of(
         "mixed labels",

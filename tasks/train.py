@@ -13,6 +13,7 @@ from model_zoo.student_configs import load_student
 from model_zoo.student_settings import StudentSettings
 from model_zoo.training import TRAINING_VERSION, TrainingProgress, train
 from tasks import teachers
+from tasks.devices import reserve_device
 from tasks.home import Home
 from tasks.progress import Tracker
 from tasks.step import step
@@ -40,7 +41,7 @@ def warm_start_teacher(home: Home, settings: StudentSettings, base: Path | None 
 def student_identity(settings: StudentSettings, start: Teacher | None) -> dict[str, Any]:
     """What decides a student beside its labels and seed: settings, architecture, start."""
     return {
-        **settings.model_dump(mode="json"),
+        **settings.decisive(),
         "architecture": load_student(settings.architecture).model_dump(mode="json"),
         "warm_start": start.digest if start else settings.warm_start,
         "version": TRAINING_VERSION,
@@ -106,7 +107,7 @@ def train_student(
             if on_progress:
                 on_progress(progress)
 
-        with store.write("students", key, inputs) as draft:
+        with reserve_device() as device, store.write("students", key, inputs) as draft:
             manifest = train(
                 settings=settings,
                 vocabulary=vocabulary,
@@ -116,6 +117,7 @@ def train_student(
                 output=draft.folder / BUNDLE,
                 name=name,
                 seed=seed,
+                device=device,
                 warm_start_bundle=start.folder if start else None,
                 provenance=provenance,
                 on_progress=report,

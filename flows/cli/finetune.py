@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from composition.errors import UserError
 from flows.cli.output import JsonOption, console, percent, print_json, print_table, show_log
 from flows.environment import make_home
 
@@ -56,6 +55,7 @@ def finetune(
     flip: Annotated[
         bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the images; default: as before.")
     ] = None,
+    norm: Annotated[str, typer.Option(help="Batch norms: trained, or frozen as they are.")] = "trained",
     weights: Annotated[
         str, typer.Option(help="soft: pseudo-labels count as much as they are sure; hard: all the same.")
     ] = "soft",
@@ -73,8 +73,7 @@ def finetune(
 ) -> None:
     """Train a student further on few labels of people, and measure what it gained and forgot."""
     make_home()
-    from pydantic import ValidationError
-
+    from flows.cli.chosen import checked
     from flows.recipe import EvaluationSettings
     from model_zoo.finetuning import FinetuneSettings
 
@@ -87,18 +86,14 @@ def finetune(
         "image_size": image_size,
         "augmentation": augmentation,
         "flip": flip,
+        "norm": norm,
         "weights": weights,
         "ignore": ignore,
         "class_mask": class_mask,
         "budget_minutes": budget_minutes,
         "amp": amp,
     }
-    try:
-        settings = FinetuneSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise UserError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
+    settings = checked(FinetuneSettings, values)
     sets = [
         EvaluationSettings(name=title, annotations=path) for title, path in _named(evaluate or []).items()
     ]

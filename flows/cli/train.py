@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from composition.errors import UserError
 from flows.cli.output import JsonOption, print_json, show_log
 from flows.environment import make_home
 
@@ -30,13 +29,26 @@ def train(
     warm_start: Annotated[str, typer.Option(help="none, imagenet or bundle:<teacher>.")] = "none",
     augmentation: Annotated[str, typer.Option(help="none, light or standard.")] = "standard",
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
+    mixup: Annotated[float, typer.Option(help="Part of the images with another one laid over it.")] = 0.0,
+    close_mosaic_epochs: Annotated[int, typer.Option(help="Last epochs, without mosaics and mixing.")] = 5,
+    warmup_fraction: Annotated[
+        float, typer.Option(help="Part of the steps over which the learning rate rises.")
+    ] = 0.05,
+    ema: Annotated[bool, typer.Option(help="Keep the moving average of the weights.")] = True,
+    norm: Annotated[str, typer.Option(help="Batch norms: trained, or frozen as they start.")] = "trained",
+    weights: Annotated[
+        str, typer.Option(help="soft: boxes count as much as their labels are sure; hard: all the same.")
+    ] = "soft",
+    ignore: Annotated[bool, typer.Option(help="Ignore regions teach no absence.")] = True,
+    class_mask: Annotated[bool, typer.Option(help="Classes that nobody looked for teach no absence.")] = True,
+    budget_minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes.")] = None,
+    amp: Annotated[bool, typer.Option(help="Mixed precision on GPUs that have it.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Train a detector on labels, and add it as a teacher under its name."""
     make_home()
-    from pydantic import ValidationError
-
+    from flows.cli.chosen import checked
     from model_zoo.student_settings import StudentSettings
     from tasks.annotations import parse_part
 
@@ -49,13 +61,18 @@ def train(
         "warm_start": warm_start,
         "augmentation": augmentation,
         "flip": flip,
+        "mixup": mixup,
+        "close_mosaic_epochs": close_mosaic_epochs,
+        "warmup_fraction": warmup_fraction,
+        "ema": ema,
+        "norm": norm,
+        "weights": weights,
+        "ignore": ignore,
+        "class_mask": class_mask,
+        "budget_minutes": budget_minutes,
+        "amp": amp,
     }
-    try:
-        settings = StudentSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise UserError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
+    settings = checked(StudentSettings, values)
     chosen = [part_.strip() for part_ in classes.split(",")] if classes else None
     show_log()
     from flows.train import train as train_flow

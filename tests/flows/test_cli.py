@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import shutil
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.cli import train
 from flows.cli.main import main
 from model_zoo import bundle
+from model_zoo.student_settings import StudentSettings
 from tests.flows.conftest import TEACHERS, small_recipe
 
 Run = Callable[..., tuple[int, str, str]]
@@ -277,6 +280,7 @@ def test_doctor_finds_everything(run: Run) -> None:
         (("train", "--name", "x", "--images", "x.json", "--architecture", "yolo"), "--architecture"),
         (("train", "--name", "x", "--images", "x.json", "--part", "3/2"), "is not a part"),
         (("train", "--name", "x", "--images", "x.json"), "x.json does not exist"),
+        (("train", "--name", "x", "--images", "x.json", "--norm", "frozen"), "--norm: without a warm start"),
     ],
 )
 @pytest.mark.usefixtures("prefect_server")
@@ -289,6 +293,16 @@ def test_mistakes_are_two_lines_and_exit_code_2(run: Run, arguments: tuple[str, 
     assert message in err
     assert len(lines) <= 3
     assert "Traceback" not in err
+
+
+def test_train_has_an_option_for_every_setting_of_a_student() -> None:
+    options = inspect.signature(train.train).parameters
+    assert set(options) >= set(StudentSettings.model_fields)
+    # mosaics pay with labels, and a run of the default length
+    differ = {
+        name for name, field in StudentSettings.model_fields.items() if options[name].default != field.default
+    }
+    assert differ == {"augmentation"}
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -86,6 +86,8 @@ def test_learning_rate_follows_the_batch_size(settings: dict[str, Any], rate: fl
         ({"warm_start": "bundle:"}, "'bundle:<teacher>'"),
         ({"augmentation": "heavy"}, "'none', 'light' or 'standard'"),
         ({"learning_rate": 0}, "greater than 0"),
+        ({"norm": "frozen"}, "without a warm start"),
+        ({"mixup": 1.5}, "less than or equal to 1"),
         ({"epoch": 3}, "Extra inputs are not permitted"),
     ],
 )
@@ -93,6 +95,13 @@ def test_bad_settings_name_the_field(settings: dict[str, Any], problem: str) -> 
     with pytest.raises(ValidationError, match=problem) as error:
         StudentSettings(**settings)
     assert error.value.errors()[0]["loc"] == tuple(settings)
+
+
+def test_settings_of_later_versions_leave_students_that_do_without_as_they_are() -> None:
+    plain = StudentSettings(warm_start="imagenet")
+    assert "norm" not in plain.decisive()
+    assert plain.model_copy(update={"norm": "frozen"}).decisive()["norm"] == "frozen"
+    assert set(plain.decisive()) < set(StudentSettings.model_fields)
 
 
 def test_warm_start_names_its_teacher() -> None:

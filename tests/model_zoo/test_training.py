@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from composition.errors import UserError
+from model_zoo import training_runner
 from model_zoo.adapters.registry import open_detector
 from model_zoo.images import read_rgb
 from model_zoo.student_settings import StudentSettings
@@ -110,6 +112,15 @@ def test_the_seed_decides_the_bytes(tmp_path: Path) -> None:
         for number, seed in enumerate((3, 3, 4))
     ]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_loading_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotations = write_squares(tmp_path / "data", count=8)
+    alone = run(tmp_path / "alone", annotations)
+    assert training_runner.loading_processes("cpu") == 0
+    assert training_runner.loading_processes("cuda:0") >= 1
+    monkeypatch.setattr(training_runner, "loading_processes", lambda device: 2)
+    assert run(tmp_path / "helped", annotations).digest == alone.digest
 
 
 def test_a_work_folder_belongs_to_one_training(tmp_path: Path) -> None:
@@ -267,11 +278,14 @@ def test_sampler_shows_every_image_in_whole_batches(size: int, batch: int, lengt
     assert list(sampler) == second[-batch:]
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
 @pytest.mark.parametrize("augmentation", ["none", "light", "standard"])
-def test_a_sample_depends_on_its_place_alone(augmentation: str, tmp_path: Path) -> None:
+def test_a_sample_depends_on_its_place_alone(augmentation: str, mixup: float, tmp_path: Path) -> None:
     annotations = write_squares(tmp_path / "data", count=6)
     records = read_records(annotations, tmp_path / "data", CLASSES)
-    settings = QUICK.model_copy(update={"augmentation": augmentation, "close_mosaic_epochs": 1})
+    settings = QUICK.model_copy(
+        update={"augmentation": augmentation, "mixup": mixup, "close_mosaic_epochs": 1}
+    )
     one, other = TrainingSet(records, settings, seed=1), TrainingSet(records, settings, seed=1)
     keys = [(0, 0, 2), (0, 1, 4), (1, 0, 5)]
     forwards = [one[key] for key in keys]
@@ -282,6 +296,56 @@ def test_a_sample_depends_on_its_place_alone(augmentation: str, tmp_path: Path) 
         assert boxes[0].equal(boxes[1])
         assert a["inputs"].shape == (3, 64, 64)
     assert one[0, 0, 2]["inputs"].equal(one[0, 9, 2]["inputs"]) == (augmentation == "none")
+
+
+def test_mixup_lays_another_image_with_its_boxes_over_part_of_them(tmp_path: Path) -> None:
+    """White squares on black: mixed ones come out at half their brightness, and each under its box."""
+    boxes = ([4, 4, 24, 24], [36, 36, 24, 24])
+    images, annotations = [], []
+    for number, (x, y, width, height) in enumerate(boxes):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[y : y + height, x : x + width] = 255
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
+        annotations.append(
+            {"id": number + 1, "image_id": number, "category_id": 1, "bbox": [x, y, width, height]}
+        )
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]}
+    records = read_records(dump(tmp_path / "train.json", document), tmp_path, ("square",))
+    mixed = {}
+    for share in (0.0, 0.5, 1.0):
+        samples = TrainingSet(records, QUICK.model_copy(update={"mixup": share, "epochs": 30}), 0)
+        counts = []
+        for place in range(40):
+            sample = samples[0, place, 0]
+            boxes_found = sample["data_samples"].gt_instances.bboxes.tensor
+            counts.append(len(boxes_found))
+            for box in boxes_found:
+                x, y = ((box[:2] + box[2:]) / 2).long().tolist()
+                # half of a square is above 100, half of the grey around images is 57
+                assert sample["inputs"][:, y, x].max() > 100
+        mixed[share] = sum(count > 1 for count in counts)
+        assert len(samples[29, 0, 0]["data_samples"].gt_instances) == 1, "not in the last epochs"
+    assert mixed[0.0] == 0
+    assert mixed[0.0] < mixed[0.5] < mixed[1.0]
+
+
+def test_frozen_norms_stay_bit_for_bit_while_the_rest_learns(tmp_path: Path) -> None:
+    annotations = write_squares(tmp_path / "data", count=8)
+    run(tmp_path / "first", annotations, settings=QUICK.model_copy(update={"epochs": 1}))
+    settings = QUICK.model_copy(update={"warm_start": "bundle:first", "norm": "frozen"})
+    start = tmp_path / "first" / "bundle"
+    run(tmp_path / "second", annotations, settings=settings, warm_start_bundle=start)
+    before, after = (
+        load_file(tmp_path / part / "bundle" / "model.safetensors") for part in ("first", "second")
+    )
+    norms = {name.removesuffix("running_mean") for name in before if name.endswith("running_mean")}
+    assert len(norms) > 20
+    frozen = {name for name in before if name.rpartition(".")[0] + "." in norms}
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert not frozen & changed
+    # a level of the head that is given no square learns nothing
+    assert len(changed) > 0.9 * len(before.keys() - frozen)
 
 
 def test_ignore_regions_survive_augmentation_as_ignored(tmp_path: Path) -> None:
