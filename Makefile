@@ -55,6 +55,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.chance
 	$(BIN)/python -m benchmarks.pseudo_labels
 	$(BIN)/python -m benchmarks.start_up
+	$(BIN)/python -m benchmarks.overhead
 
 lock: $(READY)
 	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools

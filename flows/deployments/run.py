@@ -20,9 +20,8 @@ log = logging.getLogger("detcompose")
 def run_name() -> str:
     """Flow and subject, e.g. ``compose traffic``: read from the parameters of the current run."""
     given = flow_run.parameters
-    subject = next(
-        (given[name] for name in ("recipe", "student", "teacher", "detectors") if name in given), ""
-    )
+    names = ("recipe", "name", "student", "teacher", "detectors")
+    subject = next((given[name] for name in names if given.get(name)), "")
     if isinstance(subject, list):
         subject = ", ".join(map(str, subject))
     if isinstance(subject, RecipeFile):

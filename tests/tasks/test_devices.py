@@ -17,7 +17,7 @@ from composition.errors import UserError
 from flows.deployments.register import make_limits
 from tasks import devices
 from tasks.devices import Device, chosen_devices, reserve_device
-from tests.flows.conftest import ROOT, prefect_server  # noqa: F401
+from tests.flows.conftest import ROOT
 
 HOLD = """
 import sys

@@ -14,20 +14,20 @@ from tasks.home import Home
 from tasks.image_index import build_index, list_images
 from tasks.infer import GenerateSettings
 from tasks.teachers import find
-from tests.flows.conftest import TEACHERS, home, prefect_server, scenes  # noqa: F401
+from tests.flows.conftest import TEACHERS
 
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("runner", ["threads", "processes", "ray"])
 def test_the_same_shards_whatever_runs_them(
     runner: str,
-    scenes: Path,  # noqa: F811
-    home: Path,  # noqa: F811
+    scenes: Path,
+    home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if runner == "ray" and find_spec("prefect_ray") is None:
-        pytest.skip("prefect-ray is not installed: `pip install -e .[ray]`")
+        pytest.skip("prefect-ray is not installed: `pip install prefect-ray`")
     monkeypatch.setenv(WORKERS, "2")
     settings = GenerateSettings(shard_size=10)
     teachers = [find(Home(home), str(TEACHERS / name)) for name in ("digits-low", "digits-high")]

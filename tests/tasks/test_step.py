@@ -9,7 +9,6 @@ from prefect import flow
 
 from composition.errors import UserError
 from tasks.step import may_pass, step
-from tests.flows.conftest import prefect_server  # noqa: F401
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -95,7 +95,7 @@ class Browser:
 
     def text(self) -> str:
         """What can be read on the page."""
-        return str(self.evaluate("document.body.innerText"))
+        return str(self.evaluate("(document.body || {}).innerText || ''"))
 
     def wait_for(self, words: str, seconds: float = 60) -> None:
         """Waits until words can be read on the page."""

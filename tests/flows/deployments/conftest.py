@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 from uuid import UUID
 
 import pytest
@@ -22,10 +24,10 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from tests.flows.conftest import ROOT, prefect_server, scenes  # noqa: F401
+from tests.flows.conftest import ROOT
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,49 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="session")
-def system(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:  # noqa: F811
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with its UI and the service that ends expired pauses: the test harness has neither."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_API_URL": f"{address}/api",
+        "PREFECT_SERVER_UI_API_URL": f"{address}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    environment.pop("PREFECT_API_DATABASE_CONNECTION_URL", None)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port"]
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, address.rpartition(":")[2]], env=environment, stdout=log, stderr=log
+        )
+
+        def healthy() -> bool:
+            assert process.poll() is None, (folder / "server.log").read_text()
+            try:
+                return bool(urlopen(f"{address}/api/health", timeout=5).status == 200)
+            except OSError:
+                return False
+
+        try:
+            wait_until(healthy, 180, "the server")
+            with temporary_settings({PREFECT_API_URL: f"{address}/api"}):
+                yield address
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="package")
+def system(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     from flows.deployments import POOL, deploy
 
     folder = tmp_path_factory.mktemp("worker")
@@ -88,7 +131,7 @@ def system(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
         **os.environ,
         "DETCOMPOSE_HOME": str(folder / "home"),
         "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_API_URL": PREFECT_API_URL.value() or "",
+        "PREFECT_API_URL": f"{server}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",

@@ -70,10 +70,10 @@ def test_a_whole_recipe_and_a_file_are_told_apart(tmp_path: Path, scenes: Path) 
 
 
 def _boxes(schema: dict[str, Any], definitions: dict[str, Any]) -> list[dict[str, Any]]:
-    """All fields of a schema, down to single ones; tabs are followed but for the whole recipe."""
+    """All fields of a schema, down to single ones, but for the two forms of everything."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return [] if name == "Recipe" else _boxes(definitions[name], definitions)
+        return [] if name in ("Recipe", "FinetuneSettings") else _boxes(definitions[name], definitions)
     inner = [*schema.get("properties", {}).values(), *schema.get("anyOf", [])]
     if "items" in schema:
         inner.append(schema["items"])
