@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from composition.pseudo_labels import IGNORE, PseudoLabels
 from tasks.formats.labelled import LabelledImage, LabelledSet, labelled_image
 from tasks.image_index import ImageRecord, iter_index
 from tasks.infer import load_detections
-from tasks.label import iter_labels
+from tasks.label import iter_labels, load_unspoken
 from tasks.store import Artifact
 
 
@@ -28,7 +28,8 @@ def pseudo_label_set(
         classes: The union classes.
         root: Folder of the images.
     """
-    return LabelledSet(name, tuple(classes), root, lambda: _with_images(index, iter_labels(labels)))
+    unspoken = load_unspoken(labels)
+    return LabelledSet(name, tuple(classes), root, lambda: _with_images(index, iter_labels(labels), unspoken))
 
 
 def detection_set(
@@ -49,17 +50,20 @@ def detection_set(
 
 
 def _with_images(
-    index: Artifact, shards: Iterable[PseudoLabels] | Iterable[Detections]
+    index: Artifact,
+    shards: Iterable[PseudoLabels] | Iterable[Detections],
+    unspoken: Mapping[int, Sequence[int]] | None = None,
 ) -> Iterator[LabelledImage]:
     """Deals the rows out to the images; both come by rising image id."""
-    groups = _by_image(shards)
+    groups, silent = _by_image(shards), unspoken or {}
     waiting = next(groups, None)
     for image in iter_index(index):
+        missing = silent.get(image.image_id, ())
         if waiting is not None and waiting[0] == image.image_id:
-            yield _labelled(image, waiting[1])
+            yield _labelled(image, waiting[1], missing)
             waiting = next(groups, None)
         else:
-            yield labelled_image(image.path, image.width, image.height)
+            yield labelled_image(image.path, image.width, image.height, unspoken=missing)
 
 
 def _by_image(
@@ -72,9 +76,11 @@ def _by_image(
             yield image_id, shard[start:end]
 
 
-def _labelled(image: ImageRecord, rows: PseudoLabels | Detections) -> LabelledImage:
+def _labelled(image: ImageRecord, rows: PseudoLabels | Detections, unspoken: Sequence[int]) -> LabelledImage:
     if isinstance(rows, PseudoLabels):
         score, ignore = rows.weight, rows.kind == IGNORE
     else:
         score, ignore = rows.score, None
-    return labelled_image(image.path, image.width, image.height, rows.boxes, rows.class_id, score, ignore)
+    return labelled_image(
+        image.path, image.width, image.height, rows.boxes, rows.class_id, score, ignore, unspoken
+    )

@@ -78,13 +78,9 @@ def print_exports(exports: dict[str, Any]) -> None:
     """What was written, and what the format could not hold."""
     if not exports:
         return
-    rows = [
-        [
-            name,
-            *(f"{one[key]:,}" for key in ("images", "labels", "ignore_regions", "left_out")),
-            one["folder"],
-        ]
-        for name, one in exports.items()
-    ]
-    columns = ("exported", "images", "labels", "ignore regions", "regions left out", "folder")
+    keys = ("images", "labels", "ignore_regions", "left_out")
+    rows = [[name, *(f"{one[key]:,}" for key in keys)] for name, one in exports.items()]
+    columns = ("exported", "images", "labels", "ignore regions", "regions left out")
     print_table("Exports", columns, rows)
+    for one in exports.values():
+        console.print(f"export   {one['folder']}", soft_wrap=True, highlight=False, markup=False)

@@ -1,4 +1,8 @@
-"""COCO: one JSON file. Keeps everything: scores, ignore regions (``iscrowd: 1``), images without a box."""
+"""COCO: one JSON file, and the one form that keeps everything.
+
+Scores, ignore regions (``iscrowd: 1``), images without a box, and the categories
+that are ``unspoken`` on an image, as in the pseudo-labels of the store.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from composition.pseudo_labels.coco import categories
+from composition.pseudo_labels.coco import categories, image_row
 from tasks.formats.labelled import LabelledImage, LabelledSet
 
 FILE = "annotations/instances_train.json"
@@ -26,7 +30,15 @@ def write(labelled: LabelledSet, folder: Path) -> None:
 
 
 def _image_row(number: int, image: LabelledImage) -> dict[str, Any]:
-    return {"id": number, "file_name": image.name, "width": image.width, "height": image.height}
+    return image_row(
+        {
+            "id": number,
+            "file_name": image.name,
+            "width": image.width,
+            "height": image.height,
+            "unspoken": [class_id + 1 for class_id in image.unspoken],
+        }
+    )
 
 
 def _annotation_rows(labelled: LabelledSet) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class LabelledImage:
         class_id: (N,) int32, index into the set's classes.
         score: (N,) float64 in [0, 1]; NaN where there is none, as in labels made by a person.
         ignore: (N,) bool: a region in which nothing is known, rather than an object.
+        unspoken: Classes for which nobody has looked here: without a box they are not background.
     """
 
     name: str
@@ -31,6 +32,7 @@ class LabelledImage:
     class_id: NDArray[np.int32]
     score: NDArray[np.float64]
     ignore: NDArray[np.bool_]
+    unspoken: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.class_id)
@@ -64,6 +66,7 @@ def labelled_image(
     class_id: object = (),
     score: object | None = None,
     ignore: object | None = None,
+    unspoken: Iterable[int] = (),
 ) -> LabelledImage:
     """A `LabelledImage` of anything array-like; without scores they are NaN, without ``ignore`` all False."""
     ids = np.asarray(class_id, np.int32).reshape(-1)
@@ -75,4 +78,5 @@ def labelled_image(
         ids,
         np.full(len(ids), np.nan) if score is None else np.asarray(score, np.float64).reshape(-1),
         np.zeros(len(ids), bool) if ignore is None else np.asarray(ignore, bool).reshape(-1),
+        tuple(unspoken),
     )
