@@ -1,8 +1,8 @@
 """Pascal VOC: an XML file an image. Ignore regions are ``difficult``, as VOC evaluates them; no scores.
 
-Coordinates count from 0 and have two digits behind the point, as CVAT, FiftyOne
-and mmdet read and write them; the files of the VOC challenges themselves count
-whole pixels from 1.
+Pixels count from 1 and the last one belongs to the box, as in the files of the
+challenges: left and top are ours plus 1, right and bottom are ours. Two digits
+behind the point are kept.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _document(image: LabelledImage, classes: tuple[str, ...]) -> ElementTree.Ele
     for key, value in (("width", image.width), ("height", image.height), ("depth", 3)):
         _add(size, key, str(value))
     _add(root, "segmented", "0")
-    for box, class_id, ignore in zip(
+    for (x1, y1, x2, y2), class_id, ignore in zip(
         image.boxes.tolist(), image.class_id.tolist(), image.ignore.tolist(), strict=True
     ):
         item = ElementTree.SubElement(root, "object")
@@ -49,7 +49,7 @@ def _document(image: LabelledImage, classes: tuple[str, ...]) -> ElementTree.Ele
         _add(item, "truncated", "0")
         _add(item, "difficult", str(int(ignore)))
         corners = ElementTree.SubElement(item, "bndbox")
-        for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
+        for key, value in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2), strict=True):
             _add(corners, key, f"{value:.2f}")
     return root
 
