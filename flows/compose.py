@@ -12,7 +12,7 @@ from typing import Any
 from prefect import flow
 
 from flows.plan import Plan, make_plan
-from flows.pseudo_labelling import PseudoLabelling, describe, make_pseudo_labels
+from flows.pseudo_labelling import SECOND_HALF, PseudoLabelling, describe, make_pseudo_labels
 from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
 from flows.student_version import register_version, student_facts
@@ -63,6 +63,7 @@ def compose(recipe: Recipe, limit: int | None = None, runner: Runner | None = No
 def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[str, Any]:
     recipe, store, watch = plan.recipe, home.store, Stopwatch(run)
     describe(run, plan)
+    run.params(recipe.model_dump(mode="json", include=SECOND_HALF))
     for name, dataset in plan.datasets.items():
         run.dataset(name, "evaluation", dataset.source, digest_of(dataset.digest, dataset.images_digest))
 

@@ -23,6 +23,8 @@ from tasks.tracking import Run
 log = logging.getLogger("detcompose")
 
 WARNINGS_SHOWN = 5
+SECOND_HALF = {"student", "evaluate", "baselines", "seed"}
+"""Fields of a recipe that have no say in its pseudo-labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,11 @@ class PseudoLabelling:
 
 
 def describe(run: Run, plan: LabelPlan) -> None:
-    """Says in the tracking run what it is made of."""
+    """Says in the tracking run what the pseudo-labels are made of."""
     recipe = plan.recipe
     shown.show_run(run, recipe.name)
     shown.show_label_space(plan.space)
-    run.params(recipe.model_dump(mode="json"))
+    run.params(recipe.model_dump(mode="json", exclude=SECOND_HALF))
     run.tags({"images": plan.images_digest, **{f"teacher.{t.name}": t.digest for t in plan.teachers}})
     run.dataset(recipe.images.source.name, "unlabeled", recipe.images.source, plan.images_digest)
 

@@ -29,11 +29,11 @@ def test_labels_are_exported_and_compose_goes_on_from_them(
     home: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     recipe = load_recipe(recipe_file)
-    record = label(recipe, to=tmp_path / "labelled", detections=True)
+    record = label(recipe, to=tmp_path / "all", detections=True)
     assert record["images"] == {"images": 24, "quarantined": 0}
     assert not (home / "store" / "students").exists()
 
-    folder = tmp_path / "labelled"
+    folder = tmp_path / "all"
     exported = COCO(folder / "labels" / "annotations" / "instances_train.json")
     stored = read(Path(record["labels"]) / "instances.json")
     names = {image["id"]: image["file_name"] for image in stored["images"]}
@@ -52,6 +52,13 @@ def test_labels_are_exported_and_compose_goes_on_from_them(
     assert composed["pseudo_labels"] == record["pseudo_labels"]
     after = _stamps(home)
     assert {path: after[path] for path in before} == before, "no step is done twice"
+    assert set(after) == set(before), "and nothing else is made in its place"
+
+    again = label(recipe, form="yolo", to=tmp_path / "yolo")
+    assert again["labelling"] == record["labelling"]
+    assert again["labels"] == record["labels"]
+    assert _stamps(home) == before
+    assert len(list((tmp_path / "yolo" / "labels" / "train").glob("*.txt"))) == 24
 
 
 def test_mistakes_are_found_before_any_work(home: Path, recipe_file: Path, tmp_path: Path) -> None:
