@@ -134,7 +134,7 @@ def place_image(source: Path, target: Path, mode: ImageMode) -> None:
     """Puts an image file, or a link to it, where a format wants it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if mode == "link":
-        target.symlink_to(source)
+        target.symlink_to(source.absolute())
     else:
         shutil.copyfile(source, target)
 
