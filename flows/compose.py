@@ -11,25 +11,19 @@ from typing import Any
 
 from prefect import flow
 
-from composition.diagnostics import warnings
-from composition.fusion import Expert
 from flows.plan import Plan, make_plan
+from flows.pseudo_labelling import SECOND_HALF, PseudoLabelling, describe, make_pseudo_labels
 from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
 from flows.student_version import register_version, student_facts
-from tasks import shown, tracking, unanswered
-from tasks.aggregate import aggregate
+from tasks import shown, tracking
 from tasks.benchmark_speed import measure_costs_task, with_costs
-from tasks.calibrate import calibrate_task, load_fuser
-from tasks.diagnosis import diagnose_task, load_diagnosis
 from tasks.evaluate import compare, load_rows
-from tasks.fan_out import Runner, inference
+from tasks.fan_out import Runner
 from tasks.home import Home
-from tasks.image_index import index_images, load_quarantine
-from tasks.label import COCO_FILE, label
+from tasks.label import COCO_FILE
 from tasks.publish import Finished, report_task
 from tasks.store import Artifact, digest_of, write_atomic
-from tasks.thresholds import thresholds_task
 from tasks.tracking import Run
 from tasks.train import as_teacher, student_key, train_task
 
@@ -37,7 +31,6 @@ log = logging.getLogger("detcompose")
 
 RECORD_FILE = "composition.json"
 REPORT_FILE = "report.html"
-WARNINGS_SHOWN = 5
 
 
 @flow(name="compose", flow_run_name="compose {recipe.name}", persist_result=False)
@@ -69,82 +62,13 @@ def compose(recipe: Recipe, limit: int | None = None, runner: Runner | None = No
 
 def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[str, Any]:
     recipe, store, watch = plan.recipe, home.store, Stopwatch(run)
-    shown.show_run(run, recipe.name)
-    shown.show_label_space(plan.space)
-    run.params(recipe.model_dump(mode="json"))
-    run.tags({"images": plan.images_digest, **{f"teacher.{t.name}": t.digest for t in plan.teachers}})
-
-    run.dataset(recipe.images.source.name, "unlabeled", recipe.images.source, plan.images_digest)
+    describe(run, plan)
+    run.params(recipe.model_dump(mode="json", include=SECOND_HALF))
     for name, dataset in plan.datasets.items():
         run.dataset(name, "evaluation", dataset.source, digest_of(dataset.digest, dataset.images_digest))
 
-    with watch.step("index") as step:
-        index = index_images(store, plan.listing)
-        step.done(index)
-        _warn_of_bad_images(index)
-    shards = {}
-    with inference(store, plan.teachers, index, recipe.generate, runner) as shards_of:
-        for teacher in plan.teachers:
-            with watch.step(f"infer {teacher.name}") as step:
-                shards[teacher.name] = shards_of(teacher)
-                step.done(*shards[teacher.name])
-    silent = unanswered.images_of(shards)
-    for name, images in silent.items():
-        log.warning(
-            "teacher %s has not spoken on %d images: its classes are not background there", name, len(images)
-        )
-    with watch.step("calibrate") as step:
-        calibrated = calibrate_task(
-            store,
-            plan.teachers,
-            index,
-            shards,
-            plan.space,
-            recipe.fuse.fuser(),
-            plan.calibration,
-            plan.labelled,
-            recipe.calibrate.images,
-            recipe.detection_floor,
-            recipe.generate,
-        )
-        fuser = load_fuser(calibrated)
-        step.done(calibrated)
-    with watch.step("aggregate") as step:
-        fused = aggregate(store, shards, plan.space, fuser, recipe.filter.floor)
-        step.done(*fused)
-    with watch.step("thresholds") as step:
-        thresholds = thresholds_task(
-            store,
-            plan.teachers,
-            fused,
-            plan.space,
-            fuser,
-            recipe.filter,
-            plan.rule,
-            plan.labelled,
-            recipe.calibrate.images,
-            recipe.detection_floor,
-        )
-        step.done(thresholds)
-    with watch.step("label") as step:
-        labels = label(store, index, fused, plan.space, recipe.filter, thresholds, silent)
-        step.done(labels)
-    with watch.step("diagnose") as step:
-        diagnosis = diagnose_task(
-            store,
-            plan.teachers,
-            shards,
-            fused,
-            plan.space,
-            thresholds,
-            labels,
-            calibrated=isinstance(fuser, Expert) and fuser.expertise is not None,
-            floor=recipe.filter.floor,
-            score_floor=recipe.generate.score_floor,
-        )
-        step.done(diagnosis)
-        step.run.artifacts(diagnosis.folder, "diagnosis")
-        _show_diagnosis(diagnosis, labels, step.run)
+    made = make_pseudo_labels(store, plan, watch, runner)
+    fuser, labels = made.fuser, made.labels
     with watch.step("train") as step:
         classes = plan.space.classes
         student = train_task(
@@ -181,7 +105,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
                 fuser,
             )
     with watch.step("register"):
-        model = register_version(home, plan, run, index, labels, student, evaluations).version
+        model = register_version(home, plan, run, made.index, labels, student, evaluations).version
     record = {
         "name": recipe.name,
         "composition": plan.digest,
@@ -191,7 +115,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
         "image_root": str(plan.listing.root),
         "model": f"models:/{model.name}/{model.version}",
         "run_id": run.run_id,
-        "images": dict(index.counts),
+        "images": dict(made.index.counts),
         "pseudo_labels": dict(labels.counts),
         "evaluations": {
             name: with_costs(load_rows(artifact), costs) for name, artifact in evaluations.items()
@@ -203,7 +127,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
         store.write("compositions", plan.record_key, {"student": student.digest}) as draft,
     ):
         draft.file(RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
-        report_task(draft.folder, _finished(plan, record, index, shards, labels, diagnosis, student))
+        report_task(draft.folder, _finished(plan, record, made, student))
     run.artifacts(draft.artifact.folder, "report")
     published = _publish(home, plan, draft.artifact)
     shown.show_report(run, recipe.name, Path(published["report"]))
@@ -230,10 +154,7 @@ def _publish(home: Home, plan: Plan, artifact: Artifact) -> dict[str, Any]:
 def _finished(
     plan: Plan,
     record: dict[str, Any],
-    index: Artifact,
-    shards: dict[str, list[Artifact]],
-    labels: Artifact,
-    diagnosis: Artifact,
+    made: PseudoLabelling,
     student: Artifact,
 ) -> Finished:
     now = f"{datetime.datetime.now(datetime.UTC):%-d %B %Y, %H:%M} UTC"
@@ -242,7 +163,7 @@ def _finished(
         facts={
             "composition": plan.digest,
             "images": plan.images_digest,
-            "pseudo-labels": labels.digest,
+            "pseudo-labels": made.labels.digest,
             "student": record["student"],
             "model": record["model"],
             "MLflow run": record["run_id"],
@@ -252,10 +173,10 @@ def _finished(
         student_facts=student_facts(plan, student),
         space=plan.space,
         teachers=plan.teachers,
-        index=index,
-        shards=shards,
-        labels=labels,
-        diagnosis=diagnosis,
+        index=made.index,
+        shards=made.shards,
+        labels=made.labels,
+        diagnosis=made.diagnosis,
         student=student,
         evaluations=record["evaluations"],
         seconds=record["seconds"],
@@ -288,24 +209,3 @@ def _headline(evaluation: Artifact) -> dict[str, float]:
         label = f"{row['role']} {row['name']} {row['scope']}".replace("(", "").replace(")", "")
         values |= {f"{label}/{key}": row[key] for key in ("AP", "AP50") if row[key] is not None}
     return values
-
-
-def _warn_of_bad_images(index: Artifact) -> None:
-    bad = load_quarantine(index)
-    if bad:
-        log.warning(
-            "%d of %d images cannot be used and were left out, the first: %s: %s",
-            len(bad),
-            len(bad) + index.counts["images"],
-            bad[0]["path"],
-            bad[0]["reason"],
-        )
-
-
-def _show_diagnosis(diagnosis: Artifact, labels: Artifact, run: Run) -> None:
-    """The gravest first; the report has them all."""
-    lines = warnings(load_diagnosis(diagnosis))[:WARNINGS_SHOWN]
-    for line in lines:
-        log.warning("before training: %s", line)
-    pictures = sorted(path.name for path in diagnosis.folder.glob("*.png"))
-    shown.show_diagnosis(lines, labels.counts, pictures, run)

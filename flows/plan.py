@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ MAX_TEACHERS = 62
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A composition: a recipe with the exact teachers and the exact images.
+class LabelPlan:
+    """What decides the pseudo-labels: the teachers, the images and the method.
 
     Attributes:
         recipe: What was asked for.
@@ -40,9 +40,6 @@ class Plan:
         space: The label space.
         listing: The unlabeled images.
         images_digest: Digest of the images' paths and bytes.
-        start: The detector to start the student from, if any.
-        baselines: Finished detectors to measure beside the student.
-        datasets: Evaluation set name to the set.
         labelled: The few labelled images that the method may learn from, if any.
         calibration: What the fuser is calibrated on.
         rule: Where the thresholds come from.
@@ -54,19 +51,19 @@ class Plan:
     space: LabelSpace
     listing: ImageList
     images_digest: str
-    start: Teacher | None
-    baselines: tuple[Teacher, ...]
-    datasets: dict[str, Dataset]
     labelled: Dataset | None
     calibration: Calibration
     rule: Rule
 
     @property
-    def digest(self) -> str:
-        """Identity of the composition: equal digest, equal student, nothing to do."""
+    def labels_digest(self) -> str:
+        """Identity of the pseudo-labels, whatever is trained on them."""
+        return digest_of("labelling", *self._decisive)
+
+    @property
+    def _decisive(self) -> list[Any]:
         recipe = self.recipe
-        return digest_of(
-            "composition",
+        return [
             [INFERENCE_VERSION, CALIBRATION_VERSION, METHOD_VERSION, THRESHOLDS_VERSION, LABEL_VERSION],
             [teacher.digest for teacher in self.teachers],
             spaces.digest(self.space),
@@ -77,9 +74,7 @@ class Plan:
             self.rule,
             recipe.filter.model_dump(mode="json", exclude={"rule"}),
             fusers.to_json(recipe.fuse.fuser()),
-            student_identity(recipe.student, self.start),
-            recipe.seed,
-        )
+        ]
 
     @property
     def _labels_used(self) -> list[Any] | None:
@@ -87,6 +82,29 @@ class Plan:
         if self.labelled is None or (self.calibration != "labels" and self.rule not in LABEL_RULES):
             return None
         return [self.labelled.digest, self.labelled.images_digest, self.recipe.calibrate.images]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(LabelPlan):
+    """A composition: a recipe with the exact teachers and the exact images.
+
+    Attributes:
+        start: The detector to start the student from, if any.
+        baselines: Finished detectors to measure beside the student.
+        datasets: Evaluation set name to the set.
+    """
+
+    start: Teacher | None
+    baselines: tuple[Teacher, ...]
+    datasets: dict[str, Dataset]
+
+    @property
+    def digest(self) -> str:
+        """Identity of the composition: equal digest, equal student, nothing to do."""
+        recipe = self.recipe
+        return digest_of(
+            "composition", *self._decisive, student_identity(recipe.student, self.start), recipe.seed
+        )
 
     @property
     def record_key(self) -> str:
@@ -160,13 +178,13 @@ class Plan:
         }
 
 
-def make_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Plan:
-    """Checks everything that a composition needs and works out its digests.
+def make_label_plan(recipe: Recipe, home: Home, limit: int | None = None) -> LabelPlan:
+    """Checks everything that pseudo-labels need and works out their digest.
 
     Args:
-        recipe: What is asked for.
+        recipe: What is asked for; its student and evaluation sets are not looked at.
         home: Where named teachers are.
-        limit: Use only the first so many images (also of the evaluation sets).
+        limit: Use only the first so many images.
 
     Raises:
         UserError: The first thing that is wrong, before any expensive work.
@@ -179,22 +197,39 @@ def make_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Plan:
     recipe.fuse.check(len(teachers))
     labelled = _labelled(recipe.calibrate)
     calibration = recipe.calibrate.chosen(recipe.fuse)
-    start = warm_start_teacher(home, recipe.student)
     listing = list_images(recipe.images.source, recipe.images.root, limit)
-    datasets = {entry.name: load_dataset(entry.annotations, entry.root, limit) for entry in recipe.evaluate}
-    return Plan(
+    return LabelPlan(
         recipe=recipe,
         limit=limit,
         teachers=teachers,
         space=space,
         listing=listing,
         images_digest=content_digest(listing),
-        start=start,
-        baselines=_baselines(recipe, home, space),
-        datasets=datasets,
         labelled=labelled,
         calibration=calibration,
         rule=recipe.filter.chosen(labelled is not None, calibration),
+    )
+
+
+def make_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Plan:
+    """Checks everything that a composition needs and works out its digests.
+
+    Args:
+        recipe: What is asked for.
+        home: Where named teachers are.
+        limit: Use only the first so many images (also of the evaluation sets).
+
+    Raises:
+        UserError: The first thing that is wrong, before any expensive work.
+    """
+    labels = make_label_plan(recipe, home, limit)
+    return Plan(
+        **{field.name: getattr(labels, field.name) for field in fields(LabelPlan)},
+        start=warm_start_teacher(home, recipe.student),
+        baselines=_baselines(recipe, home, labels.space),
+        datasets={
+            entry.name: load_dataset(entry.annotations, entry.root, limit) for entry in recipe.evaluate
+        },
     )
 
 

@@ -136,17 +136,27 @@ def load_labels(labels: Artifact) -> PseudoLabels:
     return pseudo.from_arrow(pq.read_table(labels.file(LABELS_FILE)))
 
 
-def _images(index: Artifact, unspoken: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+def load_unspoken(labels: Artifact) -> dict[int, list[int]]:
+    """Image id to the classes for which no expert has spoken there."""
+    return _by_image(pseudo.unspoken_from_arrow(pq.read_table(labels.file(UNSPOKEN_FILE))))
+
+
+def _by_image(unspoken: NDArray[np.int64]) -> dict[int, list[int]]:
     missing: dict[int, list[int]] = {}
     for image_id, class_id in unspoken.tolist():
-        missing.setdefault(image_id, []).append(class_id + 1)
+        missing.setdefault(image_id, []).append(class_id)
+    return missing
+
+
+def _images(index: Artifact, unspoken: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    missing = _by_image(unspoken)
     for record in iter_index(index):
         yield {
             "id": record.image_id,
             "file_name": record.path,
             "width": record.width,
             "height": record.height,
-            "unspoken": missing.get(record.image_id, []),
+            "unspoken": [class_id + 1 for class_id in missing.get(record.image_id, [])],
         }
 
 

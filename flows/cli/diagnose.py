@@ -103,7 +103,7 @@ def diagnose(
     if as_json:
         print_json({**diagnosis.to_dict(), "files": [str(file) for file in files]})
         return
-    _print(diagnosis)
+    print_diagnosis(diagnosis)
     for file in files:
         typer.echo(str(file))
 
@@ -147,7 +147,8 @@ def _rule(keep: float | None, ignore: float | None, method: Calibration, fusing:
     return threshold_rule(settings, settings.chosen(False, method), score_exponent(fusing))
 
 
-def _print(diagnosis: Diagnosis) -> None:
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """The tables of a diagnosis, and its warnings."""
     from composition.diagnostics import warnings
 
     print_table(

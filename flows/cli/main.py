@@ -21,6 +21,7 @@ from flows.cli import (
     evaluate,
     export,
     finetune,
+    label,
     label_space,
     predict,
     promote,
@@ -49,6 +50,7 @@ app.add_typer(teacher.app, name="teacher")
 app.add_typer(registry.app, name="registry")
 app.add_typer(label_space.app, name="label-space")
 app.command("compose")(compose.compose)
+app.command("label")(label.label)
 app.command("train")(train.train)
 app.command("finetune")(finetune.finetune)
 app.command("ensemble")(ensemble.ensemble)

@@ -1,0 +1,161 @@
+"""The first half of the main job: teachers and unlabeled images in, pseudo-labels out."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from composition.diagnostics import warnings
+from composition.fusion import Expert, Fuser
+from flows.plan import LabelPlan
+from flows.stopwatch import Stopwatch
+from tasks import shown, unanswered
+from tasks.aggregate import aggregate
+from tasks.calibrate import calibrate_task, load_fuser
+from tasks.diagnosis import diagnose_task, load_diagnosis
+from tasks.fan_out import Runner, inference
+from tasks.image_index import index_images, load_quarantine
+from tasks.label import label
+from tasks.store import Artifact, Store
+from tasks.thresholds import thresholds_task
+from tasks.tracking import Run
+
+log = logging.getLogger("detcompose")
+
+WARNINGS_SHOWN = 5
+SECOND_HALF = {"student", "evaluate", "baselines", "seed"}
+"""Fields of a recipe that have no say in its pseudo-labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class PseudoLabelling:
+    """The artifacts of a finished first half.
+
+    Attributes:
+        index: The images.
+        shards: Teacher name to its detections.
+        fuser: Calibrated where it can be.
+        fused: The fused boxes, shard by shard.
+        labels: The pseudo-labels.
+        diagnosis: What they are worth, as far as that can be told without labels.
+    """
+
+    index: Artifact
+    shards: dict[str, list[Artifact]]
+    fuser: Fuser
+    fused: list[Artifact]
+    labels: Artifact
+    diagnosis: Artifact
+
+
+def describe(run: Run, plan: LabelPlan) -> None:
+    """Says in the tracking run what the pseudo-labels are made of."""
+    recipe = plan.recipe
+    shown.show_run(run, recipe.name)
+    shown.show_label_space(plan.space)
+    run.params(recipe.model_dump(mode="json", exclude=SECOND_HALF))
+    run.tags({"images": plan.images_digest, **{f"teacher.{t.name}": t.digest for t in plan.teachers}})
+    run.dataset(recipe.images.source.name, "unlabeled", recipe.images.source, plan.images_digest)
+
+
+def make_pseudo_labels(
+    store: Store, plan: LabelPlan, watch: Stopwatch, runner: Runner | None = None
+) -> PseudoLabelling:
+    """Runs the steps up to the diagnosis; what is in the store already is not made again.
+
+    Args:
+        store: Where the artifacts are and go.
+        plan: What to do.
+        watch: Tracks and times the steps.
+        runner: Where the teachers run; default: what ``DETCOMPOSE_RUNNER`` says, else one after the other.
+    """
+    recipe = plan.recipe
+    with watch.step("index") as step:
+        index = index_images(store, plan.listing)
+        step.done(index)
+        _warn_of_bad_images(index)
+    shards = {}
+    with inference(store, plan.teachers, index, recipe.generate, runner) as shards_of:
+        for teacher in plan.teachers:
+            with watch.step(f"infer {teacher.name}") as step:
+                shards[teacher.name] = shards_of(teacher)
+                step.done(*shards[teacher.name])
+    silent = unanswered.images_of(shards)
+    for name, images in silent.items():
+        log.warning(
+            "teacher %s has not spoken on %d images: its classes are not background there", name, len(images)
+        )
+    with watch.step("calibrate") as step:
+        calibrated = calibrate_task(
+            store,
+            plan.teachers,
+            index,
+            shards,
+            plan.space,
+            recipe.fuse.fuser(),
+            plan.calibration,
+            plan.labelled,
+            recipe.calibrate.images,
+            recipe.detection_floor,
+            recipe.generate,
+        )
+        fuser = load_fuser(calibrated)
+        step.done(calibrated)
+    with watch.step("aggregate") as step:
+        fused = aggregate(store, shards, plan.space, fuser, recipe.filter.floor)
+        step.done(*fused)
+    with watch.step("thresholds") as step:
+        thresholds = thresholds_task(
+            store,
+            plan.teachers,
+            fused,
+            plan.space,
+            fuser,
+            recipe.filter,
+            plan.rule,
+            plan.labelled,
+            recipe.calibrate.images,
+            recipe.detection_floor,
+        )
+        step.done(thresholds)
+    with watch.step("label") as step:
+        labels = label(store, index, fused, plan.space, recipe.filter, thresholds, silent)
+        step.done(labels)
+    with watch.step("diagnose") as step:
+        diagnosis = diagnose_task(
+            store,
+            plan.teachers,
+            shards,
+            fused,
+            plan.space,
+            thresholds,
+            labels,
+            calibrated=isinstance(fuser, Expert) and fuser.expertise is not None,
+            floor=recipe.filter.floor,
+            score_floor=recipe.generate.score_floor,
+        )
+        step.done(diagnosis)
+        step.run.artifacts(diagnosis.folder, "diagnosis")
+        _show_diagnosis(diagnosis, labels, step.run)
+    return PseudoLabelling(index, shards, fuser, fused, labels, diagnosis)
+
+
+def _warn_of_bad_images(index: Artifact) -> None:
+    bad = load_quarantine(index)
+    if bad:
+        log.warning(
+            "%d of %d images cannot be used and were left out, the first: %s: %s",
+            len(bad),
+            len(bad) + index.counts["images"],
+            bad[0]["path"],
+            bad[0]["reason"],
+        )
+
+
+def _show_diagnosis(diagnosis: Artifact, labels: Artifact, run: Run) -> None:
+    """The gravest first; the report has them all."""
+    lines = warnings(load_diagnosis(diagnosis))[:WARNINGS_SHOWN]
+    for line in lines:
+        log.warning("before training: %s", line)
+    pictures = sorted(path.name for path in diagnosis.folder.glob("*.png"))
+    shown.show_diagnosis(lines, labels.counts, pictures, run)

@@ -1,0 +1,188 @@
+"""Writing a labelled set as a folder that other tools import."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from composition.errors import UserError
+from tasks.formats import coco, label_studio, parquet, voc, yolo
+from tasks.formats.labelled import LabelledImage, LabelledSet
+from tasks.step import step
+from tasks.store import disk_errors
+
+MARKER = ".detcompose.json"
+"""In every folder that an export has made: such a folder may be replaced by another export."""
+
+ImageMode = Literal["link", "copy", "none"]
+Writer = Callable[[LabelledSet, Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """A form of labelled sets.
+
+    Attributes:
+        write: Writes everything but the images into a folder.
+        images: Where in that folder the images belong; None = they stay where they are.
+        scores: Whether scores are kept.
+        ignore: Whether ignore regions are kept; otherwise they are left out.
+        one_file_an_image: Named after the image without its ending, so that two images that differ
+            only in that cannot both be in the set.
+    """
+
+    write: Writer
+    images: str | None
+    scores: bool = True
+    ignore: bool = True
+    one_file_an_image: bool = False
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "coco": Exporter(coco.write, "images"),
+    "yolo": Exporter(yolo.write, "images/train", scores=False, ignore=False, one_file_an_image=True),
+    "yolo-scores": Exporter(
+        partial(yolo.write, scores=True), "images/train", ignore=False, one_file_an_image=True
+    ),
+    "voc": Exporter(voc.write, "JPEGImages", scores=False, one_file_an_image=True),
+    "parquet": Exporter(parquet.write, None),
+    "label-studio": Exporter(label_studio.write, "images"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportCounts:
+    """What an export wrote.
+
+    Attributes:
+        images: Images, those without a box included.
+        labels: Boxes.
+        ignore_regions: Regions to ignore that were kept.
+        left_out: Ignore regions that the form cannot express.
+    """
+
+    images: int
+    labels: int
+    ignore_regions: int
+    left_out: int
+
+
+def export(labelled: LabelledSet, form: str, folder: Path, images: ImageMode = "link") -> ExportCounts:
+    """Writes a labelled set; the folder appears whole or not at all.
+
+    Args:
+        labelled: What to write.
+        form: One of `EXPORTERS`.
+        folder: Where to; replaced if an earlier export made it.
+        images: ``link`` puts symbolic links into the folder, ``copy`` the files themselves, ``none`` neither.
+
+    Raises:
+        UserError: An unknown form, a folder that holds something else, names that the form cannot
+            tell apart, no space.
+    """
+    exporter = exporter_of(form)
+    folder = folder.absolute()
+    check_target(folder)
+    counts = _count(labelled, exporter)
+    with _staged(folder) as staging:
+        exporter.write(labelled, staging)
+        if exporter.images and images != "none":
+            for image in labelled:
+                place_image(labelled.root / image.name, staging / exporter.images / image.name, images)
+        facts = {"format": form, "source": labelled.name, "images": counts.images, "labels": counts.labels}
+        (staging / MARKER).write_text(json.dumps(facts) + "\n")
+    return counts
+
+
+export_task = step(export, "export")
+
+
+def exporter_of(form: str) -> Exporter:
+    """The exporter of a format.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if form not in EXPORTERS:
+        raise UserError(f"there is no format {form!r}", f"Choose one of: {', '.join(EXPORTERS)}.")
+    return EXPORTERS[form]
+
+
+def check_target(folder: Path) -> None:
+    """Checks that a folder may be written, before any work for its content.
+
+    Raises:
+        UserError: It holds something that no export has made.
+    """
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists() and not (folder / MARKER).is_file():
+        raise UserError(
+            f"{folder} exists already and was not made by an export",
+            "Give a new folder; only a folder of an earlier export is replaced.",
+        )
+
+
+def place_image(source: Path, target: Path, mode: ImageMode) -> None:
+    """Puts an image file, or a link to it, where a format wants it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if mode == "link":
+        target.symlink_to(source.absolute())
+    else:
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A folder to fill that then takes the place of ``folder``."""
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        with disk_errors(folder):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            yield staging
+            if folder.exists():
+                old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+                folder.rename(old)
+                staging.rename(folder)
+                shutil.rmtree(old)
+            else:
+                staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _count(labelled: LabelledSet, exporter: Exporter) -> ExportCounts:
+    """Counts, and finds what the form cannot express, before anything is written."""
+    images = labels = ignored = 0
+    stems: dict[PurePosixPath, str] = {}
+    for image in labelled:
+        _check_name(image, labelled)
+        if exporter.one_file_an_image:
+            other = stems.setdefault(PurePosixPath(image.name).with_suffix(""), image.name)
+            if other != image.name:
+                raise UserError(
+                    f"{other} and {image.name} would share one label file in this format",
+                    "Rename one of the two, or export as coco or parquet.",
+                )
+        images += 1
+        ignored += int(image.ignore.sum())
+        labels += int((~image.ignore).sum())
+    kept = ignored if exporter.ignore else 0
+    return ExportCounts(images, labels, kept, ignored - kept)
+
+
+def _check_name(image: LabelledImage, labelled: LabelledSet) -> None:
+    path = PurePosixPath(image.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(
+            f"{labelled.name}: image {image.name!r} lies outside of the set's folder",
+            "Export as parquet, or move the image into the folder.",
+        )
