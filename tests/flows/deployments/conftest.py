@@ -110,8 +110,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
         try:
             wait_until(healthy, 180, "the server")
-            with temporary_settings({PREFECT_API_URL: f"{address}/api"}):
-                yield address
+            yield address
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -121,12 +120,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 process.wait()
 
 
+@pytest.fixture
+def at_the_server(server: str) -> Iterator[None]:
+    """Clients in the test speak with this server, whichever the session has started before or after it."""
+    with temporary_settings({PREFECT_API_URL: f"{server}/api"}):
+        yield
+
+
 @pytest.fixture(scope="package")
 def system(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     from flows.deployments import POOL, deploy
 
     folder = tmp_path_factory.mktemp("worker")
-    deploy(working_dir=folder)
+    with temporary_settings({PREFECT_API_URL: f"{server}/api"}):
+        deploy(working_dir=folder)
     environment = {
         **os.environ,
         "DETCOMPOSE_HOME": str(folder / "home"),

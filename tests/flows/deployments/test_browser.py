@@ -12,7 +12,10 @@ from flows.deployments import deploy
 from flows.deployments.forms import CommonSettings
 from tests.flows.deployments.chromium import CHROMIUM, Browser
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
+    pytest.mark.usefixtures("at_the_server"),
+]
 
 
 def test_a_composition_is_started_from_its_form(server: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from flows.recipe import Recipe
 from tasks.devices import Device
 from tests.flows.conftest import small_recipe
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("at_the_server")
 
 
 def test_everything_is_registered_and_twice_changes_nothing(tmp_path: Path, scenes: Path) -> None:

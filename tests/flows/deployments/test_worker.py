@@ -18,6 +18,8 @@ from model_zoo import bundle
 from tests.flows.conftest import TEACHERS, small_recipe
 from tests.flows.deployments.conftest import System, wait_until
 
+pytestmark = pytest.mark.usefixtures("at_the_server")
+
 
 def recipe_of(scenes: Path, name: str, **changes: Any) -> dict[str, Any]:
     # no evaluation: measuring costs would be most of the time
