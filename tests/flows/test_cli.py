@@ -273,7 +273,7 @@ def test_doctor_finds_everything(run: Run) -> None:
         (("compose", "nowhere.yaml"), "recipe nowhere.yaml does not exist"),
         (("predict", str(TEACHERS / "digits-low"), "x.jpg"), "nothing to produce"),
         (("predict", str(TEACHERS / "digits-low"), "x.jpg", "--json"), "x.jpg does not exist"),
-        (("teacher", "add", "x.onnx", "--name", "x"), "needs its class names"),
+        (("teacher", "add", "x.onnx", "--name", "x"), "x.onnx does not exist"),
         (("teacher", "add", str(TEACHERS), "--name", "x"), "is a folder, but no bundle"),
         (("evaluate", str(TEACHERS / "digits-low"), "--images", "x.json"), "x.json does not exist"),
         (("teacher", "add", "x.onnx", "--name", "X Y", "--classes", "c"), "cannot be a teacher's name"),
