@@ -16,11 +16,11 @@ from flows.pseudo_labelling import SECOND_HALF, PseudoLabelling, describe, make_
 from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
 from flows.student_version import register_version, student_facts
-from tasks import shown, tracking
+from tasks import registry, shown, tracking
 from tasks.benchmark_speed import measure_costs_task, with_costs
 from tasks.evaluate import compare, load_rows
 from tasks.fan_out import Runner
-from tasks.home import Home
+from tasks.home import RECORD_FILE, Home
 from tasks.label import COCO_FILE
 from tasks.publish import Finished, report_task
 from tasks.store import Artifact, digest_of, write_atomic
@@ -29,7 +29,6 @@ from tasks.train import as_teacher, student_key, train_task
 
 log = logging.getLogger("detcompose")
 
-RECORD_FILE = "composition.json"
 REPORT_FILE = "report.html"
 
 
@@ -77,7 +76,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
             name=recipe.name,
             settings=recipe.student,
             vocabulary=classes,
-            annotations=labels.file("instances.json"),
+            annotations=labels.file(COCO_FILE),
             image_root=plan.listing.root,
             start=plan.start,
             seed=recipe.seed,
@@ -113,7 +112,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
         "bundle": str(as_teacher(student).folder),
         "labels": str(labels.file(COCO_FILE)),
         "image_root": str(plan.listing.root),
-        "model": f"models:/{model.name}/{model.version}",
+        "model": registry.uri(model),
         "run_id": run.run_id,
         "images": dict(made.index.counts),
         "pseudo_labels": dict(labels.counts),
@@ -147,7 +146,7 @@ def _publish(home: Home, plan: Plan, artifact: Artifact) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(artifact.file(RECORD_FILE).read_text())
     record["report"] = str(target / REPORT_FILE)
     write_atomic(target / REPORT_FILE, artifact.file(REPORT_FILE).read_bytes())
-    write_atomic(target / RECORD_FILE, json.dumps(record, indent=2).encode())
+    write_atomic(home.record(plan.recipe.name), json.dumps(record, indent=2).encode())
     return record
 
 

@@ -17,7 +17,7 @@ from flows.recipe import EvaluationSettings
 from flows.stopwatch import Stopwatch
 from model_zoo.finetuning import FinetuneSettings, student_settings
 from model_zoo.student_settings import StudentSettings
-from tasks import tracking
+from tasks import registry, tracking
 from tasks.evaluate import EVALUATION_VERSION, Dataset, few_images, load_dataset
 from tasks.forgetting import load_forgetting, measure_forgetting_task
 from tasks.home import Home
@@ -173,7 +173,7 @@ def _pool(home: Home, student: str, source: Path | None, root: Path | None) -> D
     """The pseudo-labels that are given, or those of the composition that the student is named after."""
     if source is not None:
         return load_dataset(source, root)
-    record = home.reports / student / "composition.json"
+    record = home.record(student)
     if "/" in student or not record.is_file():
         return None
     known = read_json(record)
@@ -238,19 +238,17 @@ def _run_steps(home: Home, plan: _Plan, run: Run) -> dict[str, Any]:
         add_bundle(detector.folder, plan.name, home.teachers / plan.name)
         facts = FinetunedFacts(
             name=plan.name,
-            parent=with_origins(home, [plan.start])[0],
+            parent=with_origins(run.client, [plan.start])[0],
             classes=vocabulary,
             covered=list(plan.covered.values()),
             labels=counts,
             source=plan.human.source.name,
             evaluations=evaluations,
-            run=f"#/experiments/{run.experiment_id}/runs/{run.run_id}",
+            run=run.place,
         )
         package = make_package(store, detector.folder)
         tags = {"architecture": plan.settings.architecture}
-        registered = register_finetuned(
-            run, plan.name, package, facts.parent, plan.record_key, facts, tags
-        ).version
+        model = register_finetuned(run, plan.name, package, plan.record_key, facts, tags).version
     record = {
         "name": plan.name,
         "digest": detector.digest,
@@ -260,7 +258,7 @@ def _run_steps(home: Home, plan: _Plan, run: Run) -> dict[str, Any]:
         "labels": counts,
         "settings": plan.settings.model_dump(mode="json"),
         "evaluations": evaluations,
-        "model": f"models:/{registered.name}/{registered.version}",
+        "model": registry.uri(model),
         "run_id": run.run_id,
         "seconds": watch.seconds,
     }

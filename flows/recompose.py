@@ -68,8 +68,8 @@ def recompose(recipe: Recipe, limit: int | None = None, hand_over_to: str | None
 def find_version(home: Home, plan: Plan) -> str | None:
     """The student's version that holds a composition, whichever machine made it."""
     model = f"{STUDENTS}.{plan.recipe.name}"
-    every = registry.versions(tracking.client(home), model)
-    found = next((one for one in every if one.tags.get(COMPOSITION_TAG) == plan.digest), None)
+    versions = registry.versions(tracking.client(home), model)
+    found = registry.tagged(versions, COMPOSITION_TAG, plan.digest)
     return registry.uri(found) if found else None
 
 

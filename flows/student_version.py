@@ -38,7 +38,7 @@ def register_version(
     """
     facts = StudentFacts(
         name=plan.recipe.name,
-        teachers=with_origins(home, plan.teachers),
+        teachers=with_origins(run.client, plan.teachers),
         classes=plan.space.classes,
         images=index.counts,
         source=plan.listing.source.name,
@@ -52,7 +52,7 @@ def register_version(
             "label_space": spaces.digest(plan.space),
             "student": as_teacher(student).digest,
         },
-        run=f"#/experiments/{run.experiment_id}/runs/{run.run_id}",
+        run=run.place,
     )
     package = make_package(home.store, as_teacher(student).folder)
     tags = {"architecture": plan.recipe.student.architecture}

@@ -17,12 +17,13 @@ import tempfile
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from composition.errors import UserError
 
+FORMAT: Final = "detcompose-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -88,7 +89,7 @@ class FileEntry(_Model):
 class Manifest(_Model):
     """``manifest.json`` of a bundle."""
 
-    format: Literal["detcompose-bundle"] = "detcompose-bundle"
+    format: Literal["detcompose-bundle"] = FORMAT
     version: int = FORMAT_VERSION
     name: str
     adapter: str

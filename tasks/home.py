@@ -8,6 +8,9 @@ from pathlib import Path
 
 from tasks.store import Store
 
+RECORD_FILE = "composition.json"
+"""What a finished composition says of itself, in its artifact and below `Home.reports`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -38,6 +41,10 @@ class Home:
     def reports(self) -> Path:
         """Reports of finished compositions, by recipe name."""
         return self.root / "reports"
+
+    def record(self, composition: str) -> Path:
+        """Record of the finished composition of that name, if there is one."""
+        return self.reports / composition / RECORD_FILE
 
     @property
     def tracking_uri(self) -> str:

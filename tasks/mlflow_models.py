@@ -25,9 +25,10 @@ from model_zoo.adapters import service
 from model_zoo.adapters.base import InferenceSettings
 from model_zoo.bundle import InputSpec, Manifest, OutputSpec
 from model_zoo.class_lists import read_classes
-from tasks import mlflow_pyfunc, tracking
+from tasks import mlflow_pyfunc, registry, tracking
 from tasks.home import Home
 from tasks.store import disk_errors, write_atomic
+from tasks.teachers import add_bundle, taken_by_another
 
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _MAX_FILES = 10_000
@@ -63,7 +64,7 @@ def add_model(
         UserError: No such model, no class names, or code that was not allowed.
     """
     version = _resolve(home, reference)
-    provenance = {"model": f"models:/{version.name}/{version.version}", "source": str(version.source)}
+    provenance = {"model": registry.uri(version), "source": str(version.source)}
     destination = home.teachers / name
     if endpoint is not None:
         document = {
@@ -92,11 +93,9 @@ def add_model(
         destination.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=destination.parent))
     try:
-        folder = _download(home, version, staging)
+        folder = registry.download_files(tracking.client(home), version, staging)
         own = _own_bundle(folder)
         if own is not None:
-            from tasks.teachers import add_bundle
-
             add_bundle(own, name, destination)
             return
         if not allow_code:
@@ -166,28 +165,10 @@ def _classes(version: ModelVersion, classes: Path | None) -> tuple[str, ...]:
     tagged = [part.strip() for part in str(version.tags.get("classes", "")).split(",")]
     if tagged == [""]:
         raise UserError(
-            f"teacher add: models:/{version.name}/{version.version} needs its class names",
+            f"teacher add: {registry.uri(version)} needs its class names",
             "Give --classes FILE, or tag the version: classes = cat, dog.",
         )
     return read_classes(tagged)
-
-
-def _download(home: Home, version: ModelVersion, staging: Path) -> Path:
-    from mlflow.artifacts import download_artifacts
-
-    connection = tracking.client(home)
-    try:
-        place = connection.get_model_version_download_uri(version.name, version.version)
-        return Path(
-            download_artifacts(
-                artifact_uri=place, dst_path=str(staging), tracking_uri=connection.tracking_uri
-            )
-        )
-    except MlflowException as error:
-        raise UserError(
-            f"models:/{version.name}/{version.version} cannot be downloaded: {str(error).splitlines()[0]}",
-            "Check that the artifact store can be reached.",
-        ) from None
 
 
 def _own_bundle(folder: Path) -> Path | None:
@@ -198,7 +179,7 @@ def _own_bundle(folder: Path) -> Path | None:
             document = json.loads(path.read_text())
         except (ValueError, OSError):
             continue
-        if isinstance(document, dict) and document.get("format") == "detcompose-bundle":
+        if isinstance(document, dict) and document.get("format") == bundle.FORMAT:
             return path.parent
     return None
 
@@ -240,10 +221,7 @@ def _place(destination: Path, write: Any) -> Manifest:
         manifest: Manifest = write(staged)
         if (destination / bundle.MANIFEST).is_file():
             if bundle.read(destination, verify=False).digest != manifest.digest:
-                raise UserError(
-                    f"the name {destination.name!r} is taken by another detector",
-                    f"Choose another name, or remove the folder {destination} first.",
-                )
+                raise taken_by_another(destination)
             return manifest
         staged.replace(destination)
     return manifest

@@ -76,6 +76,6 @@ def _held(folder: Path) -> bundle.Manifest | None:
 def _looks_like_bundle(folder: Path) -> bool:
     """Whether a manifest that cannot be used was once ours."""
     try:
-        return '"detcompose-bundle"' in (folder / bundle.MANIFEST).read_text()
+        return f'"{bundle.FORMAT}"' in (folder / bundle.MANIFEST).read_text()
     except (OSError, UnicodeDecodeError):
         return False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -18,10 +17,8 @@ from tasks.packages import digests, make_package
 from tasks.references import CHALLENGER, CHAMPION, STUDENTS, TEACHERS
 from tasks.registry import COMPOSITION_TAG, DIGEST_TAG, ROLE_TAG
 from tasks.store import Artifact
-from tasks.teachers import Teacher
+from tasks.teachers import NAME_RULE, Teacher
 from tasks.tracking import Run
-
-log = logging.getLogger("detcompose")
 
 EXPERIMENT = "teachers"
 """Experiment whose runs keep the teachers' files."""
@@ -71,7 +68,7 @@ def register_teacher(
     package = make_package(home.store, teacher.folder)
     model = f"{TEACHERS}.{name}"
     held = digests(package)
-    version = registry.registered_as(_existing(connection, model, "teacher"), held[DIGEST_TAG])
+    version = registry.tagged(_existing(connection, model, "teacher"), DIGEST_TAG, held[DIGEST_TAG])
     new = version is None
     if version is None:
         manifest = teacher.manifest
@@ -116,7 +113,6 @@ def register_finetuned(
     run: Run,
     name: str,
     package: Artifact,
-    parent: Teacher,
     key: str,
     facts: FinetunedFacts,
     tags: Mapping[str, str],
@@ -127,13 +123,12 @@ def register_finetuned(
         run: The run of the fine-tuning, which keeps the files.
         name: Its own name, not that of its parent.
         package: From `make_package`.
-        parent: The detector that it was.
         key: Digest of the fine-tuning.
-        facts: For its card.
+        facts: For its card, and who its parent is.
         tags: More tags of the version.
     """
     card = finetuned_card(facts)
-    return _register(run, name, package, key, {**tags, **_lineage([parent])}, card)
+    return _register(run, name, package, key, {**tags, **_lineage([facts.parent])}, card)
 
 
 def _register(
@@ -141,8 +136,7 @@ def _register(
 ) -> Registered:
     connection = run.client
     model = f"{STUDENTS}.{name}"
-    existing = _existing(connection, model, "student")
-    version = next((one for one in existing if one.tags.get(COMPOSITION_TAG) == key), None)
+    version = registry.tagged(_existing(connection, model, "student"), COMPOSITION_TAG, key)
     new = version is None
     if version is None:
         manifest = bundle.read(package.folder / registry.DATA / registry.BUNDLE, verify=False)
@@ -153,9 +147,8 @@ def _register(
     return Registered(connection.get_model_version(model, version.version), alias, new)
 
 
-def with_origins(home: Home, teachers: Sequence[Teacher]) -> list[Teacher]:
+def with_origins(connection: MlflowClient, teachers: Sequence[Teacher]) -> list[Teacher]:
     """Teachers with the versions that hold them, found by digest where a recipe named a bundle."""
-    connection = tracking.client(home)
     found = []
     for teacher in teachers:
         if teacher.origin is None:
@@ -164,7 +157,7 @@ def with_origins(home: Home, teachers: Sequence[Teacher]) -> list[Teacher]:
             same = next((one for one in ours if one.name == f"{TEACHERS}.{teacher.name}"), None)
             version = same or (ours[0] if ours else None)
             if version is not None:
-                teacher = Teacher(teacher.name, teacher.folder, teacher.manifest, registry.uri(version))
+                teacher = replace(teacher, origin=registry.uri(version))
         found.append(teacher)
     return found
 
@@ -179,10 +172,7 @@ def _lineage(teachers: Sequence[Teacher]) -> dict[str, str]:
 
 def _check_name(name: str) -> None:
     if not bundle.NAME_PATTERN.fullmatch(name):
-        raise UserError(
-            f"{name!r} cannot be a name in the registry",
-            "Use 1 to 64 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit.",
-        )
+        raise UserError(f"{name!r} cannot be a name in the registry", NAME_RULE)
 
 
 def _existing(connection: MlflowClient, model: str, role: str) -> list[ModelVersion]:

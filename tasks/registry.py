@@ -21,6 +21,7 @@ from model_zoo import bundle
 from tasks.home import Home
 from tasks.references import Reference
 from tasks.store import disk_errors
+from tasks.tracking import every
 
 DIGEST_TAG = "digest"
 COMPOSITION_TAG = "composition"
@@ -33,26 +34,18 @@ ONNX = "onnx"
 
 def models(connection: MlflowClient, role: str) -> list[RegisteredModel]:
     """All registered models of a role, by name."""
-    found: list[RegisteredModel] = []
-    token = None
-    while True:
-        page = connection.search_registered_models(f"name LIKE '{role}.%'", page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return sorted(found, key=lambda model: str(model.name))
+    found: list[RegisteredModel] = every(
+        lambda token: connection.search_registered_models(f"name LIKE '{role}.%'", page_token=token)
+    )
+    return sorted(found, key=lambda model: str(model.name))
 
 
 def versions(connection: MlflowClient, model: str) -> list[ModelVersion]:
     """All versions of a registered model, newest first."""
-    found: list[ModelVersion] = []
-    token = None
-    while True:
-        page = connection.search_model_versions(f"name = '{model}'", page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return sorted(found, key=lambda version: int(version.version), reverse=True)
+    found: list[ModelVersion] = every(
+        lambda token: connection.search_model_versions(f"name = '{model}'", page_token=token)
+    )
+    return sorted(found, key=lambda version: int(version.version), reverse=True)
 
 
 def resolve(connection: MlflowClient, reference: Reference) -> ModelVersion:
@@ -133,9 +126,9 @@ def digest(version: ModelVersion) -> str:
     return found
 
 
-def registered_as(candidates: Iterable[ModelVersion], wanted: str) -> ModelVersion | None:
-    """The first version that holds a detector, by its digest."""
-    return next((one for one in candidates if one.tags.get(DIGEST_TAG) == wanted), None)
+def tagged(candidates: Iterable[ModelVersion], tag: str, wanted: str) -> ModelVersion | None:
+    """The first version whose tag (`DIGEST_TAG`, `COMPOSITION_TAG`) has a value."""
+    return next((one for one in candidates if one.tags.get(tag) == wanted), None)
 
 
 def fetch(home: Home, connection: MlflowClient, version: ModelVersion) -> Path:
@@ -173,29 +166,12 @@ def download(connection: MlflowClient, version: ModelVersion, part: str, target:
         UserError: It cannot be downloaded, a file is not what the manifest
             says, or the manifest is not what the version says.
     """
-    # takes a second to import
-    from mlflow.artifacts import download_artifacts
-
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         with disk_errors(target):
-            try:
-                # an address models:/... would be looked up in MLflow's process-wide registry, not in ours
-                place = connection.get_model_version_download_uri(version.name, version.version)
-                folder = Path(
-                    download_artifacts(
-                        artifact_uri=f"{place}/{DATA}/{part}",
-                        dst_path=str(staging),
-                        tracking_uri=connection.tracking_uri,
-                    )
-                )
-            except MlflowException as error:
-                raise UserError(
-                    f"{uri(version)}/{DATA}/{part} cannot be downloaded: {str(error).splitlines()[0]}",
-                    "Check that the artifact store can be reached, or register the detector again.",
-                ) from None
+            folder = download_files(connection, version, staging, f"/{DATA}/{part}")
             manifest = bundle.read(folder)
             _check_origin(version, part, manifest)
             folder.chmod(0o755)
@@ -205,6 +181,39 @@ def download(connection: MlflowClient, version: ModelVersion, part: str, target:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
+
+
+def download_files(connection: MlflowClient, version: ModelVersion, staging: Path, part: str = "") -> Path:
+    """Brings files of a version to a folder, as they come.
+
+    Args:
+        connection: The registry.
+        version: What to download.
+        staging: Folder to put them into.
+        part: ``/`` and the path of a folder of the version; "" = all of it.
+
+    Returns:
+        The folder below ``staging`` that holds them.
+
+    Raises:
+        UserError: They cannot be downloaded.
+    """
+    # takes a second to import
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        # an address models:/... would be looked up in MLflow's process-wide registry, not in ours
+        place = connection.get_model_version_download_uri(version.name, version.version)
+        return Path(
+            download_artifacts(
+                artifact_uri=f"{place}{part}", dst_path=str(staging), tracking_uri=connection.tracking_uri
+            )
+        )
+    except MlflowException as error:
+        raise UserError(
+            f"{uri(version)}{part} cannot be downloaded: {str(error).splitlines()[0]}",
+            "Check that the artifact store can be reached, or register the detector again.",
+        ) from None
 
 
 def _check_origin(version: ModelVersion, part: str, manifest: bundle.Manifest) -> None:

@@ -144,7 +144,7 @@ def find_student(home: Home, reference: str) -> Teacher:
     Raises:
         UserError: There is none of that name.
     """
-    record = home.reports / reference / "composition.json"
+    record = home.record(reference)
     if bundle.NAME_PATTERN.fullmatch(reference) and record.is_file():
         return find(home, json.loads(record.read_text())["bundle"])
     return find(home, reference)
@@ -163,17 +163,22 @@ def require_free_name(home: Home, name: str, student_key: str) -> None:
     """
     if not bundle.NAME_PATTERN.fullmatch(name):
         raise UserError(f"{name!r} cannot be a detector's name", NAME_RULE)
-    if (home.reports / name / "composition.json").is_file():
+    if home.record(name).is_file():
         raise UserError(f"the name {name!r} is that of a composition", "Choose another name.")
     taken = home.teachers / name
     if not (taken / bundle.MANIFEST).is_file():
         return
     own = home.store.find("students", student_key)
     if own is None or bundle.read(own.file("bundle"), verify=False).digest != bundle.read(taken).digest:
-        raise UserError(
-            f"the name {name!r} is taken by another detector",
-            f"Choose another name, or remove the folder {taken} first.",
-        )
+        raise taken_by_another(taken)
+
+
+def taken_by_another(folder: Path) -> UserError:
+    """The error for a name, that of a bundle's folder, under which there is another detector."""
+    return UserError(
+        f"the name {folder.name!r} is taken by another detector",
+        f"Choose another name, or remove the folder {folder} first.",
+    )
 
 
 def add(
@@ -269,10 +274,7 @@ def add_bundle(source: Path, name: str, destination: Path) -> None:
     if (destination / bundle.MANIFEST).is_file():
         if bundle.read(destination, verify=False).digest == manifest.digest:
             return
-        raise UserError(
-            f"the name {name!r} is taken by another detector",
-            f"Choose another name, or remove the folder {destination} first.",
-        )
+        raise taken_by_another(destination)
     with disk_errors(destination):
         bundle.write(
             destination,

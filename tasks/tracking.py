@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE
 
 from composition.errors import UserError
@@ -33,6 +34,8 @@ REVIEW_TAG = "detcompose.review"
 DETECTOR_TAG = "detcompose.detector"
 _PARAM_LIMIT = 6000
 _BATCH_LIMIT = 100
+
+T = TypeVar("T")
 
 
 def client(home: Home) -> MlflowClient:
@@ -54,6 +57,20 @@ def client(home: Home) -> MlflowClient:
             "Start the server, or unset MLFLOW_TRACKING_URI to use a local SQLite file.",
         ) from error
     return connected
+
+
+def every(page_of: Callable[[str | None], PagedList[T]]) -> list[T]:
+    """Everything that a search of MLflow's finds, page after page.
+
+    Args:
+        page_of: The search, given the token of a page; None is the first.
+    """
+    page = page_of(None)
+    found = list(page)
+    while page.token:
+        page = page_of(page.token)
+        found += page
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +134,15 @@ class Run:
             self.client.log_artifact(self.run_id, str(path), folder)
 
     @property
+    def place(self) -> str:
+        """Where MLflow's UI shows the run, relative to the server's root."""
+        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+    @property
     def page(self) -> str | None:
         """Address of the run in MLflow's UI, None where there is no server."""
         server = _server_of(self.client)
-        return server and f"{server}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        return server and f"{server}/{self.place}"
 
     def artifact_page(self, path: str) -> str | None:
         """Address at which MLflow's UI shows one of the run's files."""

@@ -7,6 +7,7 @@ from mlflow.entities.webhook import Webhook, WebhookEvent, WebhookEventStr
 from mlflow.exceptions import MlflowException
 
 from composition.errors import UserError
+from tasks.tracking import every
 
 NAME = "detcompose"
 EVENTS: tuple[WebhookEventStr, ...] = ("model_version.created", "model_version_alias.created")
@@ -53,11 +54,4 @@ def register_webhook(connection: MlflowClient, url: str, secret: str, name: str 
 
 def list_webhooks(connection: MlflowClient) -> list[Webhook]:
     """All webhooks of the server."""
-    found: list[Webhook] = []
-    token = None
-    while True:
-        page = connection.list_webhooks(page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+    return every(lambda token: connection.list_webhooks(page_token=token))

@@ -10,9 +10,7 @@ import typer
 from composition.errors import UserError
 from flows.cli.compose import print_record
 from flows.cli.output import JsonOption, print_json, print_table
-from tasks.home import Home
-
-RECORD = "composition.json"
+from tasks.home import RECORD_FILE, Home
 
 
 def report(
@@ -21,7 +19,7 @@ def report(
 ) -> None:
     """Show the results of a finished composition and where its report page lies."""
     home = Home.default()
-    finished = {path.parent.name: path for path in sorted(home.reports.glob(f"*/{RECORD}"))}
+    finished = {path.parent.name: path for path in sorted(home.reports.glob(f"*/{RECORD_FILE}"))}
     if name is None:
         records = [json.loads(path.read_text()) for path in finished.values()]
         if as_json:

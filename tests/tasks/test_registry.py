@@ -60,7 +60,7 @@ def test_a_teacher_is_registered_once_and_found_by_alias(home: Home, tmp_path: P
     assert {one.name for one in find_all(home, ["teachers/pets*@champion"])} == {"pets", "pets-not"}
     assert [one.name for one in find_all(home, ["teachers/pets*@champion?pool=b"])] == ["pets-not"]
     # a recipe that names the bundle's folder has the same lineage
-    assert with_origins(home, [first])[0].origin == "models:/teachers.pets/1"
+    assert with_origins(tracking.client(home), [first])[0].origin == "models:/teachers.pets/1"
 
 
 def test_what_is_not_there_is_told_with_what_is(home: Home, tmp_path: Path) -> None:
