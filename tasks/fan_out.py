@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,7 +14,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from composition.errors import UserError
 from tasks import unanswered
-from tasks.image_index import ImageRecord, load_index, shards
+from tasks.image_index import load_index, shards
 from tasks.infer import GenerateSettings, forget_detector, infer, infer_shard
 from tasks.progress import Tracker
 from tasks.shown import watched
@@ -99,7 +100,20 @@ def inference(
         jobs = {
             teacher.name: [submit(teacher, number) for number in range(len(parts))] for teacher in teachers
         }
-        yield lambda teacher: _gather(teacher, jobs[teacher.name], parts, settings, submit)
+
+        def shards_of(teacher: Teacher) -> list[Artifact]:
+            images = sum(map(len, parts))
+            with Tracker(f"{teacher.name} on {images} images", images) as tracker:
+                return unanswered.gather(
+                    teacher.name,
+                    parts,
+                    jobs[teacher.name],
+                    partial(submit, teacher),
+                    settings.max_unanswered,
+                    tracker,
+                )
+
+        yield shards_of
 
 
 def _starter(stack: ExitStack, runner: Runner) -> Callable[[dict[str, Any]], Callable[[], Artifact]]:
@@ -128,33 +142,3 @@ def _pool(runner: Runner) -> TaskRunner[Any]:
 
     found: TaskRunner[Any] = RayTaskRunner(address=os.environ.get("RAY_ADDRESS"))
     return found
-
-
-def _gather(
-    teacher: Teacher,
-    jobs: Sequence[Callable[[], Artifact]],
-    parts: Sequence[Sequence[ImageRecord]],
-    settings: GenerateSettings,
-    submit: Callable[[Teacher, int], Callable[[], Artifact]],
-) -> list[Artifact]:
-    """The shards of a teacher; what it did not answer is asked once more."""
-    images = sum(map(len, parts))
-    artifacts: list[Artifact] = []
-    with Tracker(f"{teacher.name} on {images} images", images) as tracker:
-        done = 0
-        for job, part in zip(jobs, parts, strict=True):
-            artifacts.append(job())
-            if artifacts[-1].counts.get("unanswered") == len(part):
-                # nobody is at home: the other shards would only wait in vain
-                unanswered.check(teacher.name, artifacts[-1:], len(part), 0.0)
-            done += len(part)
-            tracker.update(done)
-    again = {
-        number: submit(teacher, number)
-        for number, one in enumerate(artifacts)
-        if one.counts.get("unanswered")
-    }
-    for number, job in again.items():
-        artifacts[number] = job()
-    unanswered.check(teacher.name, artifacts, images, settings.max_unanswered)
-    return artifacts

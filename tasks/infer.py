@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,7 +131,6 @@ def run_inference(
         records = [record for record in records if record.image_id in wanted]
     again = ", again" if look == "second" else ""
     parts = list(shards(records, settings.shard_size))
-    artifacts: list[Artifact] = []
     with (
         Tracker(f"{teacher.name} on {len(records)} images{again}", len(records)) as tracker,
         ExitStack() as stack,
@@ -141,20 +142,15 @@ def run_inference(
             look,
             lambda: _open(teacher, settings, stack.enter_context(reserve_device())),
         )
-        done = 0
-        for part in parts:
-            artifacts.append(run.shard(part, tracker, done))
-            if artifacts[-1].counts.get("unanswered") == len(part):
-                # nobody is at home: the other shards would only wait in vain
-                unanswered.check(teacher.name, artifacts[-1:], len(part), 0.0)
-            done += len(part)
-            tracker.update(done)
-        # whoever was busy may have time by now
-        for number, part in enumerate(parts):
-            if artifacts[number].counts.get("unanswered"):
-                artifacts[number] = run.shard(part, tracker, done)
-    unanswered.check(teacher.name, artifacts, len(records), settings.max_unanswered if incomplete else 0.0)
-    return artifacts
+        before = accumulate(map(len, parts), initial=0)
+        return unanswered.gather(
+            teacher.name,
+            parts,
+            [partial(run.shard, part, tracker, done) for part, done in zip(parts, before, strict=False)],
+            lambda number: partial(run.shard, parts[number], tracker, len(records)),
+            settings.max_unanswered if incomplete else 0.0,
+            tracker,
+        )
 
 
 infer = step(run_inference, "infer", run_name="infer {teacher.name}")

@@ -7,7 +7,7 @@ incomplete shard has another digest than what is made of the complete one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from composition import detections as table
 from composition.detections import Detections
 from composition.errors import UserError
 from model_zoo.adapters.base import Detector, Image, UnansweredError
+from tasks.progress import Tracker
 from tasks.store import Artifact, Store, digest_of
 
 UNANSWERED_FILE = "unanswered.parquet"
@@ -41,14 +42,54 @@ def find(store: Store, key: str) -> tuple[Artifact | None, int]:
 
     Returns:
         The complete shard, else the last incomplete one, else None; and how
-        many incomplete ones there are.
+        many incomplete ones there are, which nobody asks of a complete one.
     """
     complete = store.find("detections", key)
+    if complete:
+        return complete, 0
     attempts = 0
     latest = None
     while found := store.find("detections", attempt_key(key, attempts)):
         latest, attempts = found, attempts + 1
-    return complete or latest, attempts
+    return latest, attempts
+
+
+def gather(
+    name: str,
+    parts: Sequence[Sized],
+    first: Sequence[Callable[[], Artifact]],
+    again: Callable[[int], Callable[[], Artifact]],
+    limit: float,
+    tracker: Tracker,
+) -> list[Artifact]:
+    """The shards of a teacher; what it did not answer is asked once more.
+
+    Args:
+        name: The teacher.
+        parts: The images of every shard.
+        first: For every shard, what waits for it or makes it.
+        again: Starts a shard once more, by its number; what comes back waits for it.
+        limit: Share of the images that may be without an answer in the end, 0 to 1.
+        tracker: Told how many images are done.
+
+    Raises:
+        UserError: Nobody answers at all, or too little.
+    """
+    artifacts: list[Artifact] = []
+    done = 0
+    for job, part in zip(first, parts, strict=True):
+        artifacts.append(job())
+        if artifacts[-1].counts.get("unanswered") == len(part):
+            # nobody is at home: the other shards would only wait in vain
+            check(name, artifacts[-1:], len(part), 0.0)
+        done += len(part)
+        tracker.update(done)
+    # whoever was busy may have time by now
+    silent = [number for number, shard in enumerate(artifacts) if shard.counts.get("unanswered")]
+    for number, job in [(number, again(number)) for number in silent]:
+        artifacts[number] = job()
+    check(name, artifacts, done, limit)
+    return artifacts
 
 
 def attempt_key(key: str, attempt: int) -> str:
