@@ -25,9 +25,7 @@ from numpy.typing import NDArray
 
 from composition.coco import WEIGHTS
 from composition.errors import UserError
-
-CONFLICT_IOU = 0.8
-"""From here on two boxes are taken for one object, as in `composition.pseudo_labels`."""
+from composition.pseudo_labels.decide import CONFLICT_IOU
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ def combine(
         raise UserError("the labels cover no class of the student", "Name at least one class.")
     numbers = {name: number for number, name in enumerate(classes, 1)}
     mine = _Source(human, {name: numbers[target] for name, target in covered.items()})
-    others = None if pool is None else _Source(pool, {name: n for name, n in numbers.items()})
+    others = None if pool is None else _Source(pool, numbers)
     to_human = {pooled: own for own, pooled in same.items()}
     merged = _Merged(len(classes), repeat)
     if others is not None:

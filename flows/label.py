@@ -59,12 +59,13 @@ def label(
         watch = Stopwatch(run)
         describe(run, plan)
         made = make_pseudo_labels(home.store, plan, watch)
-        exports = {}
+        exports: dict[str, Any] = {}
         if targets:
             with watch.step("export"):
                 sets = labelled_sets(plan, made)
-                counts = {name: export_task(sets[name], form, to, images) for name, to in targets.items()}
-                exports = {name: {"folder": str(targets[name]), **asdict(counts[name])} for name in targets}
+                for name, folder in targets.items():
+                    counts = export_task(sets[name], form, folder, images)
+                    exports[name] = {"folder": str(folder), **asdict(counts)}
     return {
         "name": recipe.name,
         "labelling": plan.labels_digest,
@@ -81,9 +82,7 @@ def label(
 def labelled_sets(plan: LabelPlan, made: PseudoLabelling) -> dict[str, LabelledSet]:
     """The pseudo-labels under `LABELS`, and every teacher's detections under its name."""
     root = plan.listing.root
-    sets = {
-        LABELS: pseudo_label_set(plan.recipe.name, made.index, made.labels, plan.space.classes, root),
-    }
+    sets = {LABELS: pseudo_label_set(plan.recipe.name, made.index, made.labels, plan.space.classes, root)}
     for teacher in plan.teachers:
         shards = made.shards[teacher.name]
         sets[teacher.name] = detection_set(

@@ -46,14 +46,18 @@ class Official:
         name: As ``torchvision.models.get_weight`` takes it.
         architecture: The builder that it belongs to.
         categories: Names by the network's numbers, with the background and fillers.
-        file: Its file name, which ends in the beginning of its sha256.
-        licence: What torchvision says of the weights.
+        url: Where it is published.
     """
 
     name: str
     architecture: str
     categories: tuple[str, ...]
-    file: str
+    url: str
+
+    @property
+    def file(self) -> str:
+        """Its file name, which ends in the beginning of its sha256."""
+        return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,7 @@ def official_weights() -> Iterator[Official]:
     """All detection weights of the installed torchvision; nothing is fetched."""
     for architecture in torchvision.architectures():
         for weights in library.models.get_model_weights(architecture):
-            yield Official(
-                str(weights),
-                architecture,
-                tuple(weights.meta["categories"]),
-                weights.url.rpartition("/")[2],
-            )
+            yield Official(str(weights), architecture, tuple(weights.meta["categories"]), weights.url)
 
 
 def find_weights(reference: str) -> tuple[Path, Official]:
@@ -100,14 +99,9 @@ def find_weights(reference: str) -> tuple[Path, Official]:
         )
     path = Path(torch.hub.get_dir()) / "checkpoints" / found[0].file
     if not path.is_file():
-        url = next(
-            weights.url
-            for weights in library.models.get_model_weights(found[0].architecture)
-            if str(weights) == found[0].name
-        )
         raise UserError(
             f"{found[0].name} is not on this machine, and nothing is downloaded unasked",
-            f"Fetch it: `curl --create-dirs -o {path} {url}`, or give the path of the file.",
+            f"Fetch it: `curl --create-dirs -o {path} {found[0].url}`, or give the path of the file.",
         )
     return path, found[0]
 

@@ -81,7 +81,7 @@ class MlflowDetector:
                     found.append(self._understood(image, result))
                 except BadAnswerError as error:
                     reasons[len(found)] = str(error)
-                    found.append(_nothing())
+                    found.append(Candidates.none())
         table = to_table(found)
         if reasons:
             raise UnansweredError(self._manifest.name, table, reasons, len(images))
@@ -164,10 +164,6 @@ def _packed(image: Image) -> str:
     check_image(image)
     _, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))
     return base64.b64encode(data.tobytes()).decode()
-
-
-def _nothing() -> Candidates:
-    return Candidates(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
 
 
 def _failed(manifest: Manifest, what: str, error: Exception) -> UserError:

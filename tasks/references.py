@@ -9,6 +9,7 @@ teacher whose name matches and whose version carries the tags.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -101,7 +102,22 @@ def parse(text: str, default: str | None = None) -> Reference:
 def _tags(text: str | None, source: str) -> dict[str, str]:
     if text is None:
         return {}
-    pairs = [pair.partition("=") for pair in text.split("&")]
-    if not all(key and equals for key, equals, _ in pairs):
-        raise UserError(f"{source!r}: what follows '?' is not tag=value", _WAY_OUT)
-    return {key: value for key, _, value in pairs}
+    try:
+        return tags_of(text.split("&"))
+    except UserError:
+        raise UserError(f"{source!r}: what follows '?' is not tag=value", _WAY_OUT) from None
+
+
+def tags_of(texts: Iterable[str]) -> dict[str, str]:
+    """Tags from ``key=value`` each.
+
+    Raises:
+        UserError: One is not of that form.
+    """
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UserError(f"{text!r} is no tag", "Write key=value, e.g. pool=traffic.")
+        pairs[key] = value
+    return pairs

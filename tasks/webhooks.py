@@ -11,6 +11,7 @@ from tasks.tracking import every
 
 NAME = "detcompose"
 EVENTS: tuple[WebhookEventStr, ...] = ("model_version.created", "model_version_alias.created")
+"""Moving an alias counts as creating it."""
 
 
 def register_webhook(connection: MlflowClient, url: str, secret: str, name: str = NAME) -> Webhook:

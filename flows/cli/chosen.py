@@ -24,3 +24,8 @@ def checked(model: type[Model], values: Mapping[str, Any]) -> Model:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise UserError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def names_in(text: str | None) -> list[str] | None:
+    """Names that are separated with commas; None where the option was not given."""
+    return [name.strip() for name in text.split(",")] if text else None

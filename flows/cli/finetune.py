@@ -73,7 +73,7 @@ def finetune(
 ) -> None:
     """Train a student further on few labels of people, and measure what it gained and forgot."""
     make_home()
-    from flows.cli.chosen import checked
+    from flows.cli.chosen import checked, names_in
     from flows.recipe import EvaluationSettings
     from model_zoo.finetuning import FinetuneSettings
 
@@ -108,7 +108,7 @@ def finetune(
         count=count,
         fraction=fraction,
         subset_seed=subset_seed,
-        classes=[one.strip() for one in classes.split(",")] if classes else None,
+        classes=names_in(classes),
         pseudo_labels=pseudo_labels,
         pool_root=pool_root,
         keep_pseudo_labels=keep_pseudo_labels,

@@ -107,14 +107,14 @@ def register(
     as_json: JsonOption = False,
 ) -> None:
     """Register a teacher in MLflow, so that recipes and `recompose` find it."""
-    pairs = [entry.partition("=") for entry in tag or ()]
-    if wrong := [key for key, equals, _ in pairs if not (key and equals)]:
-        raise UserError(f"--tag {wrong[0]}: a tag is written key=value", "E.g. --tag pool=traffic.")
+    from tasks.references import tags_of
+
+    tags = tags_of(tag or ())
     make_home()
     from flows.register import register as register_flow
 
     # a registration takes a moment: no reason to start a server of Prefect's around it
-    done = register_flow.fn(teacher, name, alias, {key: value for key, _, value in pairs})
+    done = register_flow.fn(teacher, name, alias, tags)
     if as_json:
         print_json(done)
         return

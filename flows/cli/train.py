@@ -48,7 +48,7 @@ def train(
 ) -> None:
     """Train a detector on labels, and add it as a teacher under its name."""
     make_home()
-    from flows.cli.chosen import checked
+    from flows.cli.chosen import checked, names_in
     from model_zoo.student_settings import StudentSettings
     from tasks.annotations import parse_part
 
@@ -73,11 +73,10 @@ def train(
         "amp": amp,
     }
     settings = checked(StudentSettings, values)
-    chosen = [part_.strip() for part_ in classes.split(",")] if classes else None
     show_log()
     from flows.train import train as train_flow
 
-    result = train_flow(name, images, settings, root, chosen, parse_part(part), seed)
+    result = train_flow(name, images, settings, root, names_in(classes), parse_part(part), seed)
     if as_json:
         print_json(result)
     else:

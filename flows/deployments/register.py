@@ -8,14 +8,15 @@ from inspect import cleandoc
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectNotFound
 from prefect.runner.storage import LocalStorage
 from prefect.types.entrypoint import EntrypointType
 
 from flows.deployments.table import DEPLOYMENTS, POOL, Deployment
+from flows.services.pool import make_pool
 from tasks.devices import Device, gpus
 
 ENVIRONMENT = {"PREFECT_LOGGING_EXTRA_LOGGERS": "detcompose"}
@@ -44,7 +45,7 @@ def deploy(
     Returns:
         The deployments' names, ``<flow>/<flow>``.
     """
-    _make_pool(pool)
+    make_pool(pool)
     make_limits(gpus())
     folder = (working_dir or Path.cwd()).resolve()
     variables = {**ENVIRONMENT, **(environment or {})}
@@ -61,16 +62,6 @@ def make_limits(devices: Sequence[Device]) -> None:
                 client.create_global_concurrency_limit(
                     GlobalConcurrencyLimitCreate(name=device.limit, limit=1)
                 )
-
-
-def _make_pool(name: str) -> None:
-    with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(
-                WorkPoolCreate(name=name, type="process", description="Runs of detcompose on this machine.")
-            )
-        except ObjectAlreadyExists:
-            return
 
 
 def _register(entry: Deployment, pool: str, folder: Path, environment: Mapping[str, str]) -> str:

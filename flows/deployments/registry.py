@@ -8,14 +8,13 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
-from composition.errors import UserError
 from composition.promotion import MARGIN
 from flows.deployments.forms import ComposeForm, to_recipe
 from flows.deployments.run import explained, run_name
 from flows.promote import promote as promote_flow
 from flows.recompose import recompose as recompose_flow
 from flows.register import register as register_flow
-from tasks.references import CHAMPION
+from tasks.references import CHAMPION, tags_of
 
 
 @flow(name="register-teacher", flow_run_name=run_name, persist_result=False)
@@ -34,11 +33,7 @@ def register_teacher(
         tags: More tags of the version, as key=value; recipes can select by them.
     """
     with explained():
-        pairs = [text.partition("=") for text in tags]
-        for text, (key, sign, _) in zip(tags, pairs, strict=True):
-            if not key or not sign:
-                raise UserError(f"tags: {text!r} is no tag", "Write key=value, e.g. pool=traffic.")
-        return register_flow.fn(teacher, name or None, alias or None, {key: value for key, _, value in pairs})
+        return register_flow.fn(teacher, name or None, alias or None, tags_of(tags))
 
 
 @flow(name="recompose", flow_run_name=run_name, persist_result=False)

@@ -6,9 +6,7 @@ import json
 from dataclasses import dataclass
 
 from tasks.references import TEACHERS
-
-EVENTS = (("model_version", "created"), ("model_version_alias", "created"))
-"""Entity and action, as MLflow names them; moving an alias counts as creating it."""
+from tasks.webhooks import EVENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,6 @@ def parse(body: bytes) -> Event | None:
         raise ValueError(f"not an event of MLflow's: {type(error).__name__}") from None
     if not all(isinstance(value, str) for value in (entity, action, name)):
         raise ValueError("not an event of MLflow's: a field is no text")
-    if (entity, action) not in EVENTS or not name.startswith(f"{TEACHERS}."):
+    if f"{entity}.{action}" not in EVENTS or not name.startswith(f"{TEACHERS}."):
         return None
     return Event(entity, name, str(version), str(alias) if alias is not None else None)

@@ -16,18 +16,17 @@ from typing import Any
 
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
-from prefect.exceptions import ObjectAlreadyExists
 from prefect.logging import get_logger
 from prefect.states import Cancelled, Crashed
 from prefect.workers.process import ProcessWorker
 
 from flows.services import processes
 from flows.services.place import Place
+from flows.services.pool import make_pool
 from flows.services.settings import HEARTBEAT_SECONDS, POOL, WORKER
 from tasks.home import Home
 
@@ -46,7 +45,7 @@ def main() -> None:
     """Runs until SIGTERM."""
     place = Place(Home.default())
     wait_for_server()
-    _make_pool()
+    make_pool(POOL)
     _watch_for_silence()
     # whoever ran under this worker's name before is gone: the supervisor has seen to that
     end_lost_runs(place.worker_name)
@@ -85,15 +84,6 @@ def wait_for_server(pause: float = 0.5) -> None:
     with get_client(sync_client=True) as client:
         while client.api_healthcheck() is not None:
             time.sleep(pause)
-
-
-def _make_pool() -> None:
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
-        client.create_work_pool(
-            WorkPoolCreate(
-                name=POOL, type="process", description="Runs of detcompose on the machines of its workers."
-            )
-        )
 
 
 def _watch_for_silence() -> None:

@@ -98,7 +98,7 @@ class HttpDetector:
         chunks = [images[start : start + size] for start in range(0, len(images), size)]
         with ThreadPoolExecutor(self._service.parallel, thread_name_prefix=self._manifest.name) as pool:
             answers = [answer for chunk in pool.map(self._detect, chunks) for answer in chunk]
-        found = to_table([_nothing() if isinstance(answer, str) else answer for answer in answers])
+        found = to_table([Candidates.none() if isinstance(answer, str) else answer for answer in answers])
         reasons = {position: answer for position, answer in enumerate(answers) if isinstance(answer, str)}
         if reasons:
             raise UnansweredError(self._manifest.name, found, reasons, len(images))
@@ -294,7 +294,3 @@ def _seconds(header: str | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, TypeError):
         return None
-
-
-def _nothing() -> Candidates:
-    return Candidates(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))

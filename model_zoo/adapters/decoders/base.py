@@ -29,6 +29,11 @@ class Candidates:
     score: NDArray[np.float32]
     class_id: NDArray[np.int32]
 
+    @classmethod
+    def none(cls) -> Candidates:
+        """Of an image on which nothing was found."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+
     def __getitem__(self, rows: Any) -> Candidates:
         """Selects rows with a slice, a mask or an index array."""
         return Candidates(self.boxes[rows], self.score[rows], self.class_id[rows])
