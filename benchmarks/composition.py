@@ -5,7 +5,7 @@
 
 Goes through the rows of `benchmarks.composition_rows` for every data set and seed, each by the
 commands of detcompose (``train``, ``compose``, ``finetune``), and measures the detector on
-``val.json``, which nothing else looks at. Rows that are in the results file are not run again; a
+``val.json``, which no row learns from. Rows that are in the results file are not run again; a
 row that was killed goes on from its last checkpoint. ``--minutes`` starts no row after so long.
 
 Writes ``benchmarks/results/composition.json``: a list of ``{"dataset", "row", "seed", "mAP",
