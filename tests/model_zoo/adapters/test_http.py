@@ -255,4 +255,4 @@ def test_the_bundle_says_everything(site, tmp_path):
     first = bundle.read(folder).digest
     added(site, tmp_path, preset="kserve-v2", model_version="2")
     assert len({bundle.read(path).digest for path in tmp_path.glob("bundle-*")} | {first}) == 2
-    assert service.PRESETS.keys() == {"mlflow", "kserve-v2"}
+    assert service.PRESETS.keys() == {"mlflow", "detcompose", "kserve-v2"}
