@@ -318,10 +318,14 @@ def listed_file(folder: Path, manifest: Manifest, name: str) -> Path:
     return folder / name
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first field that is wrong, and what is wrong about it."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+
+
 def _checked(document: dict[str, Any], source: str) -> Manifest:
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{source}: {field}: {first['msg']}", "Add the detector again.") from None
+        raise UserError(f"{source}: {first_problem(error)}", "Add the detector again.") from None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from composition.errors import UserError
-from model_zoo.bundle import Manifest
+from model_zoo.bundle import Manifest, first_problem
 from model_zoo.student_configs import learning_rate, load_student
 from model_zoo.student_settings import StudentSettings, available_students
 
@@ -104,11 +104,9 @@ def student_settings(manifest: Manifest, start: str, chosen: FinetuneSettings, s
     try:
         settings = StudentSettings.model_validate({**values, "learning_rate": chosen.learning_rate})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"detector {manifest.name!r} cannot be fine-tuned: {field}: "
-            f"{first['msg'].removeprefix('Value error, ')}",
+            f"detector {manifest.name!r} cannot be fine-tuned: "
+            f"{first_problem(error).replace('Value error, ', '', 1)}",
             "Choose another value for it.",
         ) from None
     rate = chosen.learning_rate or learning_rate(load_student(settings.architecture), settings) * RATE

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from composition.errors import UserError
-from model_zoo.bundle import InputSpec, OutputSpec, check_vocabulary
+from model_zoo.bundle import InputSpec, OutputSpec, check_vocabulary, first_problem
 
 METADATA = "detcompose"
 """Key of the metadata entry."""
@@ -73,8 +73,6 @@ def parse(properties: Mapping[str, str], path: Path) -> Description | None:
     try:
         return Description.model_validate(json.loads(text))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: metadata {METADATA!r}: {field}: {first['msg']}", _WAY_OUT) from None
+        raise UserError(f"{path}: metadata {METADATA!r}: {first_problem(error)}", _WAY_OUT) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: metadata {METADATA!r} is not JSON: {error}", _WAY_OUT) from None

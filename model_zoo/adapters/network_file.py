@@ -50,9 +50,7 @@ def read(folder: Path, manifest: Manifest) -> tuple[Network, dict[str, torch.Ten
     try:
         network = Network.model_validate(json.loads(path.read_text()))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {field}: {first['msg']}", "Add the detector again.") from None
+        raise UserError(f"{path}: {bundle.first_problem(error)}", "Add the detector again.") from None
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}", "Add the detector again.") from None
     numbers = network.numbers

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from composition.errors import UserError
-from model_zoo.bundle import InputSpec
+from model_zoo.bundle import InputSpec, first_problem
 
 SERVICE = "service.json"
 IMAGE, IMAGES = "$image", "$images"
@@ -200,9 +200,7 @@ def from_document(document: dict[str, Any], source: str) -> Service:
     try:
         found = Service.model_validate({**preset, **document})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{source}: {field}: {first['msg']}", _DOCUMENT) from None
+        raise UserError(f"{source}: {first_problem(error)}", _DOCUMENT) from None
     one_picture = found.request.form is not None or found.response.results is None
     if one_picture and found.batch_size != 1:
         raise UserError(
