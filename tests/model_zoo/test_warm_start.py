@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ def test_torchvision_weights_offline_name_the_file_to_provide(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for variable in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody listens there
+    # urllib keeps the proxies of its first request for good: later tests would ask theirs there, too
+    monkeypatch.setattr(urllib.request, "_opener", None)
     student = load_student("retinanet_r50")
     with pytest.raises(UserError) as error:
         warm_start.from_imagenet(fresh(student.name, 3), student)
