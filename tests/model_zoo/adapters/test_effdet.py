@@ -86,7 +86,9 @@ def test_padding_is_the_mean_colour(added):
 
 
 def test_a_batch_of_mixed_and_extreme_sizes_equals_one_by_one(added):
-    detector = open_detector(added)
+    # on one thread: in the picture of one row many boxes have one score, and with several threads the last
+    # bit decides which of them suppress each other
+    detector = open_detector(added, InferenceSettings(threads=1))
     images = photographs()
     found = detector.predict(images)
     alone = [detector.predict([image]) for image in images]
