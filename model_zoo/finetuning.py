@@ -58,6 +58,7 @@ class FinetuneSettings(BaseModel):
     ignore: bool = Field(True, description="As for a student.")
     class_mask: bool = Field(True, description="As for a student.")
     budget_minutes: float | None = Field(None, gt=0, description="Stop after so many minutes of training.")
+    processes: int = Field(1, ge=1, le=64, description="Training processes, one on each GPU.")
     amp: bool = Field(True, description="Mixed precision on GPUs that have it.")
 
 
@@ -97,6 +98,7 @@ def student_settings(manifest: Manifest, start: str, chosen: FinetuneSettings, s
                 "ignore",
                 "class_mask",
                 "budget_minutes",
+                "processes",
                 "amp",
             }
         ),

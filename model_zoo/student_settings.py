@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 STUDENTS_FOLDER = Path(__file__).with_name("students")
 _WARM_START = re.compile(r"^(none|imagenet|(bundle|features):.+)$")
-_LATER = ("norm", "mixup")
+_LATER = ("norm", "mixup", "processes")
 """Settings that earlier versions did not have."""
 
 
@@ -116,6 +116,13 @@ class StudentSettings(BaseModel):
         "average as it is then. A stop-gap: the learning rate follows 'epochs' and has not come down yet. "
         "Empty: train all epochs.",
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Train in so many processes of one machine, one on each GPU; every batch is divided "
+        "among them.",
+    )
     amp: bool = Field(
         True, description="Mixed precision (bfloat16) on GPUs that have it; without effect on a CPU."
     )
@@ -143,6 +150,14 @@ class StudentSettings(BaseModel):
     def _norm(cls, value: str, info: ValidationInfo) -> str:
         if value == "frozen" and info.data.get("warm_start") == "none":
             raise ValueError("without a warm start there are no statistics worth keeping; write 'trained'")
+        return value
+
+    @field_validator("processes")
+    @classmethod
+    def _processes(cls, value: int, info: ValidationInfo) -> int:
+        size = info.data.get("batch_size", value)
+        if size % value:
+            raise ValueError(f"{value} processes cannot share a batch of {size} images evenly")
         return value
 
     def decisive(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ def train(
     name: str,
     seed: int,
     threads: int = 0,
-    device: str = "cpu",
+    devices: Sequence[str] = ("cpu",),
     warm_start_bundle: Path | None = None,
     provenance: Mapping[str, Any] | None = None,
     license: str = "unknown",
@@ -66,8 +66,9 @@ def train(
         output: Where the bundle shall lie.
         name: Name in its manifest.
         seed: Seed of everything random.
-        threads: CPU threads; 0 = all cores but one, or OMP_NUM_THREADS if that is less.
-        device: Torch device.
+        threads: CPU threads of a process; 0 = all cores but one, or OMP_NUM_THREADS if that is less,
+            divided among the processes.
+        devices: Torch devices, as many as ``settings.processes``.
         warm_start_bundle: The bundle that ``settings.warm_start`` names.
         provenance: What the manifest says about the origin, JSON values.
         license: Licence of the weights.
@@ -86,6 +87,11 @@ def train(
     bundle.check_vocabulary(vocabulary, "vocabulary")
     student = load_student(settings.architecture)
     _check_warm_start(settings, student, warm_start_bundle)
+    if len(devices) != settings.processes:
+        raise UserError(
+            f"student.processes is {settings.processes}, but there are {len(devices)} devices for it",
+            "Give one device for each process.",
+        )
     from model_zoo.training_records import read_records, usable
 
     records = usable(read_records(annotations, image_root, vocabulary, other_categories), settings)
@@ -104,23 +110,40 @@ def train(
     _claim(work_dir, decisive)
 
     from model_zoo.adapters.mmdet import write_mmdet_bundle
-    from model_zoo.training_loop import run
 
     config = model_config(student, len(vocabulary), from_scratch=settings.warm_start == "none")
-    trained = run(
-        student=student,
-        config=config,
-        settings=settings,
-        vocabulary=vocabulary,
-        records=records,
-        work_dir=work_dir,
-        seed=seed,
-        threads=threads,
-        device=device,
-        warm_start_bundle=warm_start_bundle,
-        on_progress=on_progress,
-        checkpoint_seconds=checkpoint_seconds,
-    )
+    if settings.processes > 1:
+        from model_zoo.training_processes import run_in_processes
+
+        job = {
+            "settings": settings.model_dump(mode="json"),
+            "vocabulary": vocabulary,
+            "annotations": str(annotations.resolve()),
+            "image_root": str(image_root.resolve()),
+            "other_categories": other_categories,
+            "seed": seed,
+            "threads": threads,
+            "warm_start_bundle": warm_start_bundle and str(warm_start_bundle.resolve()),
+            "checkpoint_seconds": checkpoint_seconds,
+        }
+        trained = run_in_processes(job, work_dir, devices, on_progress)
+    else:
+        from model_zoo.training_loop import run
+
+        trained = run(
+            student=student,
+            config=config,
+            settings=settings,
+            vocabulary=vocabulary,
+            records=records,
+            work_dir=work_dir,
+            seed=seed,
+            threads=threads,
+            device=devices[0],
+            warm_start_bundle=warm_start_bundle,
+            on_progress=on_progress,
+            checkpoint_seconds=checkpoint_seconds,
+        )
     origin = {
         "training": {
             **decisive,

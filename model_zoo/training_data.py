@@ -41,24 +41,30 @@ class EpochSampler(Sampler[Key]):
     """A permutation of the images per epoch, in whole batches, from any step on.
 
     The last batch is filled from the start of the permutation, so that batch
-    norm never sees a rest of one or two images.
+    norm never sees a rest of one or two images. Of several processes each takes
+    the same part of every batch.
 
     Args:
         shown: Indices of the images that an epoch shows, see `shown_images`.
-        batch_size: Images per step.
+        batch_size: Images per step, of all processes together.
         seed: Seed of the training.
+        part: Number of this process, and how many there are.
     """
 
-    def __init__(self, shown: NDArray[np.int64], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, shown: NDArray[np.int64], batch_size: int, seed: int, part: tuple[int, int] = (0, 1)
+    ) -> None:
         self.shown = shown
         self.batch_size = batch_size
         self.seed = seed
+        number, of = part
+        self.first, self.size = number * batch_size // of, batch_size // of
         self.steps = math.ceil(len(shown) / batch_size)
         self.epoch = 0
         self.first_step = 0
 
     def __len__(self) -> int:
-        return self.steps * self.batch_size
+        return self.steps * self.size
 
     def start(self, epoch: int, first_step: int) -> None:
         """Sets the epoch that the next iteration yields and the step it begins with."""
@@ -66,8 +72,10 @@ class EpochSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.shown)
-        for place in range(self.first_step * self.batch_size, len(self)):
-            yield self.epoch, place, int(order[place % len(order)])
+        for step in range(self.first_step, self.steps):
+            first = step * self.batch_size + self.first
+            for place in range(first, first + self.size):
+                yield self.epoch, place, int(order[place % len(order)])
 
 
 def shown_images(records: Sequence[Record]) -> NDArray[np.int64]:

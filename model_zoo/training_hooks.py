@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import broadcast, get_rank, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from composition.errors import UserError
@@ -54,26 +56,35 @@ class StepSeedHook(Hook):  # type: ignore[misc]  # mmengine ships no types
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seeds torch (dropout and the like) for this step."""
         del batch_idx, data_batch
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, runner.iter)).generate_state(1)[0]))
+        # one process draws what it always has; others must not draw the same for other images
+        place = (self.seed, runner.iter, *([get_rank()] if get_rank() else []))
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
 
 class FrozenNormHook(Hook):  # type: ignore[misc]
-    """Keeps the statistics and the weights of all batch norms as they are.
+    """Keeps the statistics of all batch norms as they are; `freeze_norms` keeps their weights.
 
     Statistics of small batches are noise, and few images look alike: a detector
     that knew more forgets it through them first.
     """
-
-    def before_train(self, runner: Any) -> None:
-        """Takes their weights out of the training: without a gradient an optimiser leaves them alone."""
-        for norm in _batch_norms(runner.model):
-            norm.requires_grad_(False)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Puts them into eval mode, which mmengine's loop ends at the start of every epoch."""
         del batch_idx, data_batch
         for norm in _batch_norms(runner.model):
             norm.eval()
+
+
+def freeze_norms(model: torch.nn.Module) -> None:
+    """Takes the weights of all batch norms out of a training: an optimiser leaves them alone then."""
+    for norm in _batch_norms(model):
+        norm.requires_grad_(False)
+
+
+def bare(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, where several processes have it wrapped."""
+    inner: torch.nn.Module = model.module if is_model_wrapper(model) else model  # type: ignore[assignment]
+    return inner
 
 
 def _batch_norms(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
@@ -88,7 +99,7 @@ class LastEpochsHook(Hook):  # type: ignore[misc]
 
     def before_train_epoch(self, runner: Any) -> None:
         """Switches by epoch number, so that a resumed run is right, too."""
-        head = getattr(runner.model, "bbox_head", None)
+        head = getattr(bare(runner.model), "bbox_head", None)
         if head is not None and hasattr(head, "use_l1"):
             head.use_l1 = runner.epoch >= self.first_epoch
 
@@ -173,7 +184,7 @@ class CheckpointHook(Hook):  # type: ignore[misc]
         checkpoint = training_checkpoint.load(self.folder)
         if checkpoint is None:
             return
-        runner.model.load_state_dict(checkpoint.model)
+        bare(runner.model).load_state_dict(checkpoint.model)
         if self.averaged is not None:
             self.averaged.ema_model.load_state_dict(checkpoint.ema)
         optimizer = runner.optim_wrapper.optimizer
@@ -202,23 +213,35 @@ class CheckpointHook(Hook):  # type: ignore[misc]
             BudgetSpent: This was the last step, though not of the schedule.
         """
         del batch_idx, data_batch, outputs
-        done, seconds = runner.iter + 1, self.clock.elapsed()
+        done, seconds = runner.iter + 1, self._elapsed()
         last = done == runner.max_iters or seconds >= self.budget_seconds
-        if not last and time.monotonic() - self.saved_at < self.every_seconds:
-            return
+        if last or time.monotonic() - self.saved_at >= self.every_seconds:
+            if is_main_process():
+                self._save(runner, done, seconds)
+            self.saved_at = time.monotonic()
+        if last and done < runner.max_iters:
+            runner.logger.info(f"the budget is spent after step {done} of {runner.max_iters}")
+            runner.train_loop._iter = done
+            raise BudgetSpent
+
+    def _elapsed(self) -> float:
+        """Seconds trained; with a budget by the first process's clock, as all must end together."""
+        seconds = self.clock.elapsed()
+        if math.isinf(self.budget_seconds) or get_world_size() == 1:
+            return seconds
+        agreed = torch.tensor([seconds], dtype=torch.float64)
+        broadcast(agreed)
+        return float(agreed)
+
+    def _save(self, runner: Any, done: int, seconds: float) -> None:
         training_checkpoint.save(
             self.folder,
             Checkpoint(
                 step=done,
-                model=runner.model.state_dict(),
+                model=bare(runner.model).state_dict(),
                 ema={} if self.averaged is None else self.averaged.ema_model.state_dict(),
                 optimizer=runner.optim_wrapper.optimizer.state_dict(),
                 schedulers=[scheduler.state_dict() for scheduler in runner.param_schedulers],
                 seconds=seconds,
             ),
         )
-        self.saved_at = time.monotonic()
-        if last and done < runner.max_iters:
-            runner.logger.info(f"the budget is spent after step {done} of {runner.max_iters}")
-            runner.train_loop._iter = done
-            raise BudgetSpent

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dataset import pseudo_collate
+from mmengine.dist import get_rank, get_world_size
 
 from model_zoo import imperfect_labels, training_checkpoint, warm_start
 from model_zoo.mmdet_runtime import build_model, import_mmdet
@@ -24,27 +24,13 @@ from model_zoo.training_hooks import (
     LastEpochsHook,
     ProgressHook,
     StepSeedHook,
+    bare,
     diverged,
+    freeze_norms,
 )
-from model_zoo.training_progress import Clock, TrainingProgress
+from model_zoo.training_progress import Clock, Trained, TrainingProgress
 from model_zoo.training_records import Record, imperfect
 from model_zoo.training_runner import averaging_hook, build_runner, process_state
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What came out of a training.
-
-    Attributes:
-        state: State dict of the moving average, or of the last step without one.
-        steps: Optimiser steps done.
-        planned_steps: Optimiser steps of the schedule; more than done when the
-            budget was spent before.
-    """
-
-    state: dict[str, torch.Tensor]
-    steps: int
-    planned_steps: int
 
 
 def run(
@@ -71,9 +57,14 @@ def run(
         if imperfect(records):
             imperfect_labels.enable(model)
         samples = TrainingSet(records, settings, seed)
-        sampler = EpochSampler(shown_images(records), settings.batch_size, seed)
+        shown = shown_images(records)
+        sampler = EpochSampler(shown, settings.batch_size, seed, (get_rank(), get_world_size()))
         if not (work_dir / training_checkpoint.FILE).exists():
-            _start(model, student, settings, vocabulary, warm_start_bundle, samples, sampler)
+            # of all processes' images: they start from the same weights, whatever their number
+            whole = EpochSampler(shown, settings.batch_size, seed)
+            _start(model, student, settings, vocabulary, warm_start_bundle, samples, whole)
+        if settings.norm == "frozen":
+            freeze_norms(model)
         # a fifth to a quarter faster on a CPU, for every student; inputs follow the weights
         model.to(memory_format=torch.channels_last)
         clock = Clock()
@@ -108,7 +99,7 @@ def run(
             if all(value.isfinite().all() for value in runner.model.state_dict().values()):
                 raise
             raise diverged(f"after step {runner.iter} of {runner.max_iters}") from error
-        result = runner.model if averaged is None else averaged.ema_model.module
+        result = bare(runner.model) if averaged is None else averaged.ema_model.module
         return Trained(
             {name: value.detach().cpu() for name, value in result.state_dict().items()},
             runner.iter,

@@ -1,10 +1,14 @@
-"""What a training reports after every step. Imports nothing heavy."""
+"""What a training reports after every step and at its end. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,22 @@ class TrainingProgress:
     learning_rate: float
     seconds_elapsed: float
     seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came out of a training.
+
+    Attributes:
+        state: State dict of the moving average, or of the last step without one.
+        steps: Optimiser steps done.
+        planned_steps: Optimiser steps of the schedule; more than done when the
+            budget was spent before.
+    """
+
+    state: dict[str, torch.Tensor]
+    steps: int
+    planned_steps: int
 
 
 class Clock:

@@ -12,8 +12,10 @@ from typing import Any
 import cv2
 import torch
 from mmengine.dataset import pseudo_collate
+from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MessageHub, MMLogger
+from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
@@ -40,7 +42,8 @@ class QuietRunner(Runner):  # type: ignore[misc]  # mmengine ships no types
     def __init__(self, *, device: str, **kwargs: Any) -> None:
         self._asked_device = device
         super().__init__(**kwargs)
-        Path(self._log_dir).rmdir()  # made by mmengine for its own log file
+        with contextlib.suppress(FileNotFoundError):  # another process of this training was first
+            Path(self._log_dir).rmdir()  # made by mmengine for its own log file
 
     def build_logger(
         self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any
@@ -52,9 +55,19 @@ class QuietRunner(Runner):  # type: ignore[misc]  # mmengine ships no types
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: torch.nn.Module) -> torch.nn.Module:
-        """Moves the model to the device; one process, so nothing is wrapped."""
+        """Moves the model to the device, and joins the copies of several processes."""
         del model_wrapper_cfg
-        return model.to(self._asked_device)
+        model = model.to(self._asked_device)
+        if get_world_size() == 1:
+            return model
+        device = torch.device(self._asked_device)
+        if device.type == "cuda":
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        # every step begins with the first process's buffers, which are those that a checkpoint holds
+        joined: torch.nn.Module = MMDistributedDataParallel(
+            module=model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=True
+        )
+        return joined
 
     def build_train_loop(self, loop: dict[str, Any]) -> SparingLoop:
         """Builds the loop that takes a batch in parts where memory is short."""
@@ -116,7 +129,7 @@ def build_runner(
     workers = loading_processes(device)
     loader = DataLoader(
         samples,
-        batch_size=settings.batch_size,
+        batch_size=sampler.size,
         sampler=sampler,
         collate_fn=pseudo_collate,
         num_workers=workers,
@@ -203,7 +216,13 @@ def process_state(threads: int) -> Iterator[None]:
     torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
     managers = (MMLogger, MessageHub, Visualizer, DefaultScope)
     known = {manager: set(manager._instance_dict) for manager in managers}
-    torch.set_num_threads(threads or min(default_threads(), torch_threads))  # OMP_NUM_THREADS counts
+    # OMP_NUM_THREADS counts; torchrun sets it to 1 where nobody has
+    own = (
+        default_threads() // get_world_size()
+        if get_world_size() > 1
+        else min(default_threads(), torch_threads)
+    )
+    torch.set_num_threads(threads or max(own, 1))
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop
 
 from composition.errors import UserError
@@ -48,6 +49,11 @@ class SparingLoop(EpochBasedTrainLoop):  # type: ignore[misc]  # mmengine ships 
             except Exception as error:
                 if isinstance(error, UserError) or not is_out_of_memory(error):
                     raise
+                if get_world_size() > 1:
+                    raise UserError(
+                        f"training: {size} images do not fit into the memory of the device of a process",
+                        "Lower student.batch_size or student.image_size, or raise student.processes.",
+                    ) from error
                 if self.parts >= size:
                     raise UserError(
                         "training: a single image does not fit into the memory of the device",

@@ -14,7 +14,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,31 +101,60 @@ def reserve_device(devices: Sequence[Device] | None = None) -> Iterator[str]:
     Raises:
         UserError: The Prefect server has no limit for the device.
     """
-    among = chosen_devices() if devices is None else devices
-    if not among:
-        yield "cpu"
-        return
-    with _locked(among) as device, _slot(device):
-        yield device.name
+    with reserve_devices(1, devices) as (device,):
+        yield device
 
 
 @contextmanager
-def _locked(devices: Sequence[Device]) -> Iterator[Device]:
-    """Takes the first device whose lock is free."""
+def reserve_devices(count: int, devices: Sequence[Device] | None = None) -> Iterator[tuple[str, ...]]:
+    """Waits for so many devices at once and keeps all others from them.
+
+    Args:
+        count: How many, at least 1.
+        devices: To choose from; default: what `chosen_devices` says.
+
+    Yields:
+        Their names for torch, e.g. ``cuda:0``; ``cpu`` so many times without a GPU.
+
+    Raises:
+        UserError: There are not so many, or the Prefect server has no limit
+            for one of them.
+    """
+    among = chosen_devices() if devices is None else devices
+    if not among:
+        yield ("cpu",) * count
+        return
+    if count > len(among):
+        known = ", ".join(device.name for device in among)
+        raise UserError(
+            f"student.processes is {count}, and the GPUs here are {known}",
+            f"Lower it to at most {len(among)}.",
+        )
+    with _locked(among, count) as locked, ExitStack() as slots:
+        for device in locked:
+            slots.enter_context(_slot(device))
+        yield tuple(device.name for device in locked)
+
+
+@contextmanager
+def _locked(devices: Sequence[Device], count: int) -> Iterator[list[Device]]:
+    """Takes the first so many free devices, all or none, lest two that wait block each other."""
     said = False
     while True:
-        for device in devices:
-            # whoever runs on this machine, under any user
-            lock = FileLock(device.lock_file, mode=0o666)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                continue
-            try:
-                yield device
-            finally:
-                lock.release()
-            return
+        with ExitStack() as locks:
+            taken: list[Device] = []
+            for device in devices:
+                # whoever runs on this machine, under any user
+                lock = FileLock(device.lock_file, mode=0o666)
+                try:
+                    lock.acquire(blocking=False)
+                except Timeout:
+                    continue
+                locks.callback(lock.release)
+                taken.append(device)
+                if len(taken) == count:
+                    yield taken
+                    return
         if not said:
             log.info("waiting for %s: another process has it", " or ".join(d.name for d in devices))
             said = True

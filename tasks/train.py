@@ -13,7 +13,7 @@ from model_zoo.student_configs import load_student
 from model_zoo.student_settings import StudentSettings
 from model_zoo.training import TRAINING_VERSION, TrainingProgress, train
 from tasks import teachers
-from tasks.devices import reserve_device
+from tasks.devices import reserve_devices
 from tasks.home import Home
 from tasks.progress import Tracker
 from tasks.step import step
@@ -107,7 +107,7 @@ def train_student(
             if on_progress:
                 on_progress(progress)
 
-        with reserve_device() as device, store.write("students", key, inputs) as draft:
+        with reserve_devices(settings.processes) as devices, store.write("students", key, inputs) as draft:
             manifest = train(
                 settings=settings,
                 vocabulary=vocabulary,
@@ -117,7 +117,7 @@ def train_student(
                 output=draft.folder / BUNDLE,
                 name=name,
                 seed=seed,
-                device=device,
+                devices=devices,
                 warm_start_bundle=start.folder if start else None,
                 provenance=provenance,
                 on_progress=report,

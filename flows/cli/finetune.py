@@ -67,6 +67,7 @@ def finetune(
         typer.Option("--class-mask/--no-class-mask", help="Classes that nobody looked for teach no absence."),
     ] = True,
     budget_minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes.")] = None,
+    processes: Annotated[int, typer.Option(help="Training processes, one on each GPU.")] = 1,
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="Mixed precision on GPUs that have it.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     as_json: JsonOption = False,
@@ -91,6 +92,7 @@ def finetune(
         "ignore": ignore,
         "class_mask": class_mask,
         "budget_minutes": budget_minutes,
+        "processes": processes,
         "amp": amp,
     }
     settings = checked(FinetuneSettings, values)

@@ -44,6 +44,7 @@ def train(
     ignore: Annotated[bool, typer.Option(help="Ignore regions teach no absence.")] = True,
     class_mask: Annotated[bool, typer.Option(help="Classes that nobody looked for teach no absence.")] = True,
     budget_minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes.")] = None,
+    processes: Annotated[int, typer.Option(help="Training processes, one on each GPU.")] = 1,
     amp: Annotated[bool, typer.Option(help="Mixed precision on GPUs that have it.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     as_json: JsonOption = False,
@@ -72,6 +73,7 @@ def train(
         "ignore": ignore,
         "class_mask": class_mask,
         "budget_minutes": budget_minutes,
+        "processes": processes,
         "amp": amp,
     }
     settings = checked(StudentSettings, values)

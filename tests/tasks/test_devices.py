@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from prefect.client.orchestration import get_client
 from composition.errors import UserError
 from flows.deployments.register import make_limits
 from tasks import devices
-from tasks.devices import Device, chosen_devices, reserve_device
+from tasks.devices import Device, chosen_devices, reserve_device, reserve_devices
 from tests.flows.conftest import ROOT
 
 HOLD = """
@@ -73,11 +74,34 @@ def test_another_process_waits_and_a_killed_one_gives_it_back(
     other = Device("cuda:1", device.identity + "x")
     with reserve_device([device, other]) as name:
         assert name == "cuda:1"
-    other.lock_file.unlink()
+
+    # who wants both waits without keeping the free one from others
+    def take_both() -> None:
+        with reserve_devices(2, [other, device]) as names:
+            both.append(names)
+
+    both: list[tuple[str, ...]] = []
+    greedy = threading.Thread(target=take_both)
+    greedy.start()
+    time.sleep(0.5)
+    with reserve_device([other]) as name:
+        assert name == "cuda:1"
+    assert not both
     holder.kill()
     holder.communicate()
     assert got.wait(20)
     waiting.join()
+    greedy.join(20)
+    assert both == [("cuda:1", "cuda:0")]
+    other.lock_file.unlink()
+
+
+def test_as_many_devices_as_processes(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETCOMPOSE_DEVICE", "cpu")
+    with reserve_devices(3) as names:
+        assert names == ("cpu", "cpu", "cpu")
+    with pytest.raises(UserError, match=r"student\.processes is 2, and the GPUs here are cuda:0"):
+        reserve_devices(2, [device]).__enter__()
 
 
 @pytest.mark.usefixtures("prefect_server")
