@@ -181,9 +181,7 @@ def _resolve(recipe: Recipe, base: Path) -> Recipe:
 
     student = recipe.student
     if student.warm_start_teacher:
-        kind = student.warm_start.partition(":")[0]
-        start = f"{kind}:{reference(student.warm_start_teacher)}"
-        student = student.model_copy(update={"warm_start": start})
+        student = student.model_copy(update={"warm_start": f"bundle:{reference(student.warm_start_teacher)}"})
     return recipe.model_copy(
         update={
             "teachers": [reference(name) for name in recipe.teachers],

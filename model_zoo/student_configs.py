@@ -125,12 +125,11 @@ def learning_rate(student: StudentConfig, settings: StudentSettings) -> float:
 
     Linear scaling rule (Goyal et al. 2017, arXiv:1706.02677), capped at
     `MAX_LINEAR_SCALING`. A student that starts from a whole detector has less
-    to learn and something to lose: `FINE_TUNING` times that. Where only features
-    are taken over the head has everything to learn.
+    to learn and something to lose: `FINE_TUNING` times that.
     """
     if settings.learning_rate is not None:
         return settings.learning_rate
     factor = min(settings.batch_size / student.base_batch_size, MAX_LINEAR_SCALING)
-    if settings.warm_start_teacher is not None and not settings.starts_from_features:
+    if settings.warm_start_teacher is not None:
         factor *= FINE_TUNING
     return float(student.optimizer["lr"]) * factor

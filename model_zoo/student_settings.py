@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 STUDENTS_FOLDER = Path(__file__).with_name("students")
-_WARM_START = re.compile(r"^(none|imagenet|(bundle|features):.+)$")
+_WARM_START = re.compile(r"^(none|imagenet|bundle:.+)$")
 _LATER = ("norm", "mixup", "processes")
 """Settings that earlier versions did not have."""
 
@@ -56,9 +56,8 @@ class StudentSettings(BaseModel):
     )
     warm_start: str = Field(
         "none",
-        description="Initial weights: 'none' (random), 'imagenet' (a pretrained backbone), "
-        "'bundle:<teacher>' (a teacher of the same architecture) or 'features:<teacher>' (the backbone and "
-        "neck of a teacher that shares them; the head is random).",
+        description="Initial weights: 'none' (random), 'imagenet' (a pretrained backbone) or "
+        "'bundle:<teacher>' (a teacher of the same architecture).",
     )
     augmentation: Literal["none", "light", "standard"] = Field(
         "light",
@@ -139,10 +138,7 @@ class StudentSettings(BaseModel):
     @classmethod
     def _warm_start(cls, value: str) -> str:
         if not _WARM_START.match(value):
-            raise ValueError(
-                f"{value!r} is no warm start; "
-                "write 'none', 'imagenet', 'bundle:<teacher>' or 'features:<teacher>'"
-            )
+            raise ValueError(f"{value!r} is no warm start; write 'none', 'imagenet' or 'bundle:<teacher>'")
         return value
 
     @field_validator("norm")
@@ -175,20 +171,6 @@ class StudentSettings(BaseModel):
 
     @property
     def warm_start_teacher(self) -> str | None:
-        """The teacher named by ``bundle:<teacher>`` or ``features:<teacher>``, or None."""
-        return self.warm_start.partition(":")[2] or None
-
-    @property
-    def starts_from_features(self) -> bool:
-        """Only backbone and neck of the teacher are taken over."""
-        return self.warm_start.startswith("features:")
-
-    def start_identity(self, digest: str | None) -> str:
-        """What decides the initial weights.
-
-        Args:
-            digest: Of the bundle of `warm_start_teacher`, if there is one.
-        """
-        if digest is None:
-            return self.warm_start
-        return f"features:{digest}" if self.starts_from_features else digest
+        """The teacher named by ``bundle:<teacher>``, or None."""
+        kind, _, teacher = self.warm_start.partition(":")
+        return teacher if kind == "bundle" else None

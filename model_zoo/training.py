@@ -96,7 +96,6 @@ def train(
 
     records = usable(read_records(annotations, image_root, vocabulary, other_categories), settings)
     work_dir.mkdir(parents=True, exist_ok=True)
-    start = bundle.read(warm_start_bundle).digest if warm_start_bundle else None
     decisive = {
         "training_version": TRAINING_VERSION,
         "settings": settings.decisive(),
@@ -104,7 +103,7 @@ def train(
         "vocabulary": list(vocabulary),
         "annotations": sha256_of(annotations),
         "other_categories": other_categories,
-        "warm_start": settings.start_identity(start) if start else None,
+        "warm_start": bundle.read(warm_start_bundle).digest if warm_start_bundle else None,
         "seed": seed,
     }
     _claim(work_dir, decisive)
@@ -171,7 +170,7 @@ def _check_warm_start(settings: StudentSettings, student: StudentConfig, folder:
         raise UserError(
             f"student.warm_start is {settings.warm_start!r}, "
             f"but the teacher's bundle is {'given' if folder else 'missing'}",
-            "Give a bundle with 'bundle:<teacher>' or 'features:<teacher>', and only with them.",
+            "Give a bundle with 'bundle:<teacher>', and only with it.",
         )
     if settings.warm_start == "imagenet" and student.imagenet is None:
         raise UserError(

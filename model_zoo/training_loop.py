@@ -118,17 +118,8 @@ def _start(
 ) -> None:
     if settings.warm_start == "imagenet":
         warm_start.from_imagenet(model, student)
-        return
-    if folder is None:
-        return
-    if settings.starts_from_features:
-        taken = warm_start.features_from_bundle(model, student, folder)
-        norms: tuple[str, ...] = warm_start.FEATURES
-    else:
-        taken = warm_start.from_bundle(model, student, vocabulary, folder)
-        norms = ("",)
-    if taken.folded:
-        warm_start.unfold_batch_norm(model, _batches(samples, sampler), norms)
+    elif folder is not None and warm_start.from_bundle(model, student, vocabulary, folder).folded:
+        warm_start.unfold_batch_norm(model, _batches(samples, sampler))
 
 
 def _batches(samples: TrainingSet, sampler: EpochSampler) -> Iterator[Any]:

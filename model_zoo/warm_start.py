@@ -23,12 +23,9 @@ from composition.aliases import shared_classes
 from composition.errors import UserError
 from model_zoo import bundle
 from model_zoo.mmdet_runtime import build_model
-from model_zoo.student_configs import StudentConfig, load_student, model_config
-from model_zoo.student_settings import available_students
+from model_zoo.student_configs import StudentConfig, model_config
 
 State = dict[str, torch.Tensor]
-FEATURES = ("backbone.", "neck.")
-"""What `features_from_bundle` takes over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,92 +116,26 @@ def from_bundle(
     """
     manifest = bundle.read(folder)
     if manifest.adapter == "mmdet":
-        _check_computation(manifest, student.model, student.name, folder)
-        state, folded = _tensors(manifest, folder), False
-    elif _is_yolox_onnx(manifest):
+        _check_computation(manifest, student, folder)
+        weights = [name for name in manifest.files if name.endswith(".safetensors")]
+        from safetensors.torch import load_file
+
+        state = {key: value for name in weights for key, value in load_file(folder / name).items()}
+        folded = False
+    elif manifest.adapter == "onnx" and manifest.output.decoder == "yolox":
+        files = [folder / name for name in manifest.files if name.endswith(".onnx")]
+        donor = build_model(model_config(student, len(manifest.vocabulary)))
         if student.model["type"] != "YOLOX":
             raise _other_architecture(manifest, student)
-        donor = build_model(model_config(student, len(manifest.vocabulary)))
-        state, folded = yolox_state(_network(manifest, folder), donor, manifest.name), True
+        state = yolox_state(files[0], donor, manifest.name)
+        folded = True
     else:
-        raise _unreadable(manifest)
+        raise UserError(
+            f"student.warm_start: the weights of teacher {manifest.name!r} ({manifest.adapter}) "
+            "cannot be taken over",
+            "Start from an mmdet bundle or a YOLOX ONNX export, or use 'none'.",
+        )
     return _copy(model, student, vocabulary, state, manifest, folded)
-
-
-def features_from_bundle(model: nn.Module, student: StudentConfig, folder: Path) -> WarmStart:
-    """Loads backbone and neck of a teacher bundle; the head keeps its random weights.
-
-    For a student whose head is another than the teacher's. Its neck may be
-    another, too: then only the backbone is taken over.
-
-    Args:
-        model: The student, initialised; changed in place.
-        student: Its architecture.
-        folder: The teacher's bundle.
-
-    Raises:
-        UserError: The teacher's backbone is another, or its weights cannot be
-            read.
-    """
-    manifest = bundle.read(folder)
-    if manifest.adapter == "mmdet":
-        backbone = {"backbone": student.model["backbone"]}
-        _check_computation(manifest, backbone, f"detector with the backbone of {student.name}", folder)
-        state, folded = _tensors(manifest, folder), False
-    elif _is_yolox_onnx(manifest):
-        state, folded = _yolox_with_backbone_of(student, manifest, folder), True
-    else:
-        raise _unreadable(manifest)
-    own = model.state_dict()
-    taken: State = {}
-    for part in FEATURES:
-        names = [name for name in own if name.startswith(part)]
-        if all(name in state and state[name].shape == own[name].shape for name in names):
-            taken.update({name: state[name] for name in names})
-        elif part == "backbone.":
-            raise _other_backbone(manifest, student)
-    model.load_state_dict({**own, **taken})
-    return WarmStart(len(taken), tuple(name for name in own if name not in taken), {}, folded)
-
-
-def _yolox_with_backbone_of(student: StudentConfig, manifest: bundle.Manifest, folder: Path) -> State:
-    """Weights of a YOLOX ONNX export, read as the shipped YOLOX that has the student's backbone."""
-    for name in available_students():
-        donor = load_student(name)
-        if donor.model["type"] == "YOLOX" and donor.model["backbone"] == student.model["backbone"]:
-            whole = build_model(model_config(donor, len(manifest.vocabulary)))
-            return yolox_state(_network(manifest, folder), whole, manifest.name)
-    raise _other_backbone(manifest, student)
-
-
-def _tensors(manifest: bundle.Manifest, folder: Path) -> State:
-    from safetensors.torch import load_file
-
-    weights = [name for name in manifest.files if name.endswith(".safetensors")]
-    return {key: value for name in weights for key, value in load_file(folder / name).items()}
-
-
-def _is_yolox_onnx(manifest: bundle.Manifest) -> bool:
-    return manifest.adapter == "onnx" and manifest.output.decoder == "yolox"
-
-
-def _network(manifest: bundle.Manifest, folder: Path) -> Path:
-    return next(folder / name for name in manifest.files if name.endswith(".onnx"))
-
-
-def _unreadable(manifest: bundle.Manifest) -> UserError:
-    return UserError(
-        f"student.warm_start: the weights of teacher {manifest.name!r} ({manifest.adapter}) "
-        "cannot be taken over",
-        "Start from an mmdet bundle or a YOLOX ONNX export, or use 'none'.",
-    )
-
-
-def _other_backbone(manifest: bundle.Manifest, student: StudentConfig) -> UserError:
-    return UserError(
-        f"student.warm_start: the backbone of teacher {manifest.name!r} is not that of {student.name}",
-        "Choose a teacher that shares the student's backbone, or another start.",
-    )
 
 
 # what may differ without another meaning of the weights
@@ -222,10 +153,10 @@ _HARMLESS = (
 _SAME = {"Swish": "SiLU", "SyncBN": "BN"}
 
 
-def _check_computation(manifest: bundle.Manifest, model: Mapping[str, Any], name: str, folder: Path) -> None:
+def _check_computation(manifest: bundle.Manifest, student: StudentConfig, folder: Path) -> None:
     """Refuses a teacher whose tensors fit, but mean something else (``exp_on_reg``, ``strides``)."""
     theirs = json.loads((folder / "config.json").read_text())["model"]
-    for path, value in _leaves(model):
+    for path, value in _leaves(student.model):
         other = theirs
         for key in path:
             other = other.get(key) if isinstance(other, dict) else None
@@ -233,7 +164,7 @@ def _check_computation(manifest: bundle.Manifest, model: Mapping[str, Any], name
             continue
         if other != value and _SAME.get(str(other)) != value:
             raise UserError(
-                f"student.warm_start: teacher {manifest.name!r} is not a {name}: "
+                f"student.warm_start: teacher {manifest.name!r} is not a {student.name}: "
                 f"its {'.'.join(path)} is {other!r}, not {value!r}",
                 "Choose the teacher's own architecture for the student, or warm_start 'none'.",
             )
@@ -387,7 +318,7 @@ def _megvii_order(donor: nn.Module) -> list[str]:
     return order
 
 
-def unfold_batch_norm(model: nn.Module, batches: Iterable[Any], parts: tuple[str, ...] = ("",)) -> None:
+def unfold_batch_norm(model: nn.Module, batches: Iterable[Any]) -> None:
     """Gives every batch norm the statistics of its real inputs, changing no output.
 
     A folded network has mean 0 and variance 1 in its batch norms, whatever
@@ -400,13 +331,8 @@ def unfold_batch_norm(model: nn.Module, batches: Iterable[Any], parts: tuple[str
     Args:
         model: The network, folded; changed in place.
         batches: Some batches of training data, as its ``train_step`` takes them.
-        parts: How the names of the folded modules begin.
     """
-    norms = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and name.startswith(parts)
-    ]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     sums: dict[nn.Module, list[torch.Tensor]] = {}
 
     def measure(module: nn.Module, inputs: Sequence[torch.Tensor]) -> None:

@@ -25,7 +25,7 @@ HISTORY_FILE = "history.json"
 
 
 def warm_start_teacher(home: Home, settings: StudentSettings, base: Path | None = None) -> Teacher | None:
-    """The teacher that a student's ``warm_start`` names, or None.
+    """The teacher that a student's ``warm_start: bundle:<teacher>`` names, or None.
 
     Raises:
         UserError: There is no such teacher.
@@ -43,7 +43,7 @@ def student_identity(settings: StudentSettings, start: Teacher | None) -> dict[s
     return {
         **settings.decisive(),
         "architecture": load_student(settings.architecture).model_dump(mode="json"),
-        "warm_start": settings.start_identity(start.digest if start else None),
+        "warm_start": start.digest if start else settings.warm_start,
         "version": TRAINING_VERSION,
     }
 

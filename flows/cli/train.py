@@ -26,9 +26,7 @@ def train(
     epochs: Annotated[int, typer.Option(help="How often every image is shown.")] = 30,
     batch_size: Annotated[int, typer.Option(help="Images per optimiser step.")] = 8,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    warm_start: Annotated[
-        str, typer.Option(help="none, imagenet, bundle:<teacher> or features:<teacher>.")
-    ] = "none",
+    warm_start: Annotated[str, typer.Option(help="none, imagenet or bundle:<teacher>.")] = "none",
     augmentation: Annotated[str, typer.Option(help="none, light or standard.")] = "standard",
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
     mixup: Annotated[float, typer.Option(help="Part of the images with another one laid over it.")] = 0.0,

@@ -15,7 +15,6 @@ from model_zoo.student_settings import StudentSettings, available_students
 
 PARAMETERS = {  # with 10 classes; the files' comments say so in millions
     "atss_effnet_lite0": 3_256_658,
-    "atss_nano": 993_074,
     "atss_pico": 984_034,
     "retinanet_effnet_lite0": 3_860_798,
     "retinanet_r50": 36_516_542,

@@ -18,8 +18,7 @@ from model_zoo.efficientnet_lite import classifier_state, packaged_weights
 from model_zoo.images import read_rgb
 from model_zoo.importing import import_teacher
 from model_zoo.mmdet_runtime import build_model
-from model_zoo.student_configs import input_spec, learning_rate, load_student, model_config
-from model_zoo.student_settings import StudentSettings
+from model_zoo.student_configs import input_spec, load_student, model_config
 
 VOC_SPELLING = ("cat", "aeroplane", "tvmonitor")
 COCO_SPELLING = ("tv", "spaceship", "airplane", "cat")
@@ -245,71 +244,3 @@ def test_yolox_onnx_does_not_fit_other_students(yolox_nano: Path, name: str) -> 
     student = load_student(name)
     with pytest.raises(UserError, match="'yolox-nano'"):
         warm_start.from_bundle(fresh(name, 1), student, ("person",), yolox_nano)
-
-
-# ---- features only ---------------------------------------------------------------------------------
-
-
-def features(model: Any, images: torch.Tensor) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return list(model.eval().extract_feat(images))
-
-
-def test_yolox_onnx_gives_its_features_to_another_head(yolox_nano: Path, photos: NDArray[np.float32]) -> None:
-    whole, other = load_student("yolox_nano"), load_student("atss_nano")
-    donor, model = fresh(whole.name, 80), fresh(other.name, 3)
-    warm_start.from_bundle(donor, whole, ("person",), yolox_nano)
-    untouched = {name: value.clone() for name, value in model.bbox_head.state_dict().items()}
-    report = warm_start.features_from_bundle(model, other, yolox_nano)
-    assert report.folded
-    assert all(name.startswith("bbox_head.") for name in report.fresh)
-    images = torch.from_numpy(photos)
-    expected = features(donor, images)
-    for ours, theirs in zip(features(model, images), expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
-    for name, value in model.bbox_head.state_dict().items():
-        assert torch.equal(value, untouched[name])
-
-    warm_start.unfold_batch_norm(model, [{"inputs": list(images), "data_samples": None}], warm_start.FEATURES)
-    for ours, theirs in zip(features(model, images), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
-
-
-def test_a_bundle_gives_its_features_to_another_head(tmp_path: Path) -> None:
-    whole, other = load_student("yolox_nano"), load_student("atss_nano")
-    donor, model = fresh(whole.name, 2, seed=1), fresh(other.name, 3, seed=2)
-    write_mmdet_bundle(
-        tmp_path / "teacher",
-        name="teacher",
-        model_config=model_config(whole, 2),
-        state_dict=donor.state_dict(),
-        vocabulary=("a", "b"),
-        input=input_spec(whole, 64),
-    )
-    report = warm_start.features_from_bundle(model, other, tmp_path / "teacher")
-    assert not report.folded
-    images = torch.rand(2, 3, 64, 64) * 255
-    for ours, theirs in zip(features(model, images), features(donor, images), strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-    for name, problem in (("yolox_pico", "deepen_factor"), ("atss_pico", "backbone")):
-        stranger = load_student(name)
-        with pytest.raises(UserError, match=problem):
-            warm_start.features_from_bundle(fresh(name, 3), stranger, tmp_path / "teacher")
-
-
-def test_yolox_onnx_features_need_its_backbone(yolox_nano: Path) -> None:
-    student = load_student("atss_pico")
-    with pytest.raises(UserError, match="the backbone of teacher 'yolox-nano' is not that of atss_pico"):
-        warm_start.features_from_bundle(fresh(student.name, 1), student, yolox_nano)
-
-
-def test_features_are_another_start_than_the_whole() -> None:
-    student = load_student("yolox_nano")
-    whole = StudentSettings(warm_start="bundle:a/b")
-    part = StudentSettings(warm_start="features:a/b")
-    assert whole.warm_start_teacher == part.warm_start_teacher == "a/b"
-    assert whole.start_identity("d1") != part.start_identity("d1")
-    assert StudentSettings().start_identity(None) == "none"
-    assert learning_rate(student, part) == learning_rate(student, StudentSettings())
-    assert learning_rate(student, whole) < learning_rate(student, part)
