@@ -15,7 +15,7 @@ from composition import label_space as spaces
 from composition.errors import UserError
 from flows.recipe import EvaluationSettings
 from flows.stopwatch import Stopwatch
-from model_zoo.finetuning import FinetuneSettings, student_settings
+from model_zoo.finetuning import FinetuneSettings, human_share, student_settings
 from model_zoo.student_settings import StudentSettings
 from tasks import registry, tracking
 from tasks.evaluate import EVALUATION_VERSION, Dataset, few_images, load_dataset
@@ -142,7 +142,8 @@ def _plan(
     # before anything is written: is the architecture known, do the settings fit?
     student_settings(start.manifest, str(start.folder), settings, 1)
     shown = settings.steps * settings.batch_size
-    mixed = mix_labels(home.store, human, pool, vocabulary, covered, settings.human_share, shown, seed)
+    share = human_share(settings, len(human.coco["images"]))
+    mixed = mix_labels(home.store, human, pool, vocabulary, covered, share, shown, seed)
     counts = mixed.artifact.counts
     an_epoch = counts["images"] + counts["human_images"] * (counts["repeat"] - 1)
     chosen = student_settings(start.manifest, str(start.folder), settings, an_epoch)

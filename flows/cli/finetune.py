@@ -43,8 +43,11 @@ def finetune(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps, rounded up to whole epochs.")] = 300,
     human_share: Annotated[
-        float, typer.Option(help="Part of the images shown that people have labelled.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Part of the images shown that people have labelled; default: a half, less for few images."
+        ),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images per optimiser step.")] = 8,
     architecture: Annotated[
