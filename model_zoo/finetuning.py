@@ -21,8 +21,10 @@ start (0.001)."""
 
 
 MOST_VIEWS = 30
-"""Of each labelled image in a fine-tuning. A few images that are seen hundreds of times are learned by heart: with 3 of
-BCCD's, each seen about 430 times, the student fell from 61.8 to 59.8 AP."""
+"""Of each labelled image in a fine-tuning.
+
+A few that are seen hundreds of times are learned by heart: with 3 images of
+BCCD, each seen about 430 times, a student fell from 61.8 to 59.8 AP."""
 
 
 class FinetuneSettings(BaseModel):
