@@ -74,12 +74,10 @@ def make_pseudo_labels(
         index = index_images(store, plan.listing)
         step.done(index)
         _warn_of_bad_images(index)
-    shards = {}
-    with inference(store, plan.teachers, index, recipe.generate, runner) as shards_of:
-        for teacher in plan.teachers:
-            with watch.step(f"infer {teacher.name}") as step:
-                shards[teacher.name] = shards_of(teacher)
-                step.done(*shards[teacher.name])
+    with watch.step("infer") as step:
+        shards = inference(store, plan.teachers, index, recipe.generate, runner)
+        for name, parts in shards.items():
+            step.done_by(name, *parts)
     silent = unanswered.images_of(shards)
     for name, images in silent.items():
         log.warning(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from model_zoo.training import TrainingProgress
@@ -30,13 +30,17 @@ class Step:
 
     def done(self, *artifacts: Artifact) -> None:
         """Logs what the step produced (for several shards, their sums)."""
-        counts: dict[str, int] = {}
-        for artifact in artifacts:
-            for name, value in artifact.counts.items():
-                counts[name] = counts.get(name, 0) + value
+        counts = _sums(artifacts)
         self.run.metrics({name: float(value) for name, value in counts.items()})
         self.run.tags({"digest": ",".join(artifact.digest for artifact in artifacts)[:5000]})
-        self.summary = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
+        self.summary = _in_words(counts)
+
+    def done_by(self, who: str, *artifacts: Artifact) -> None:
+        """`done`, of a step that several take part in: figures and digest under a name each."""
+        counts = _sums(artifacts)
+        self.run.metrics({f"{who}/{name}": float(value) for name, value in counts.items()})
+        self.run.tags({f"digest.{who}": ",".join(artifact.digest for artifact in artifacts)[:5000]})
+        self.summary = "; ".join(filter(None, (self.summary, f"{who} {_in_words(counts)}")))
 
     def training_progress(self, progress: TrainingProgress) -> None:
         """Logs the losses over time."""
@@ -68,3 +72,15 @@ class Stopwatch:
             self.seconds[name] = round(time.perf_counter() - start, 2)
             child.metrics({"seconds": self.seconds[name]})
         log.info("%s: %s (%.1f s)", name, step.summary or "done", self.seconds[name])
+
+
+def _sums(artifacts: Sequence[Artifact]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for artifact in artifacts:
+        for name, value in artifact.counts.items():
+            counts[name] = counts.get(name, 0) + value
+    return counts
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())

@@ -21,7 +21,7 @@ from tasks import fusers, unanswered
 from tasks.ensemble import labelled_evidence
 from tasks.evaluate import Dataset
 from tasks.image_index import iter_index
-from tasks.infer import GenerateSettings, load_detections, run_inference
+from tasks.infer import GenerateSettings, load_detections, run_teachers
 from tasks.method_settings import Calibration
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
@@ -93,10 +93,7 @@ def calibrate_fuser(
     elif method == "label-free":
         assert isinstance(fuser, Expert)
         sample = pool_sample(index)
-        again = {
-            teacher.name: run_inference(store, teacher, index, generate, "second", sample, incomplete=True)
-            for teacher in teachers
-        }
+        again = run_teachers(store, teachers, index, generate, "second", sample, incomplete=True)
         # where somebody has not spoken, his silence is no evidence
         for silent in (*unanswered.images_of(shards).values(), *unanswered.images_of(again).values()):
             sample = np.setdiff1d(sample, silent)

@@ -26,7 +26,7 @@ from composition.statistics import Statistics
 from tasks import diagnostics_figures as figures
 from tasks.evaluate import Dataset, dataset_ids
 from tasks.image_index import ImageList, build_index
-from tasks.infer import GenerateSettings, load_detections, run_inference
+from tasks.infer import GenerateSettings, load_detections, run_teachers
 from tasks.progress import track
 from tasks.score_profiles import load_profile
 from tasks.store import Artifact, Store, disk_errors
@@ -65,7 +65,7 @@ def diagnose_pool(
     """
     settings = generate or GenerateSettings()
     index = build_index(store, images.listing if isinstance(images, Dataset) else images)
-    shards = {teacher.name: run_inference(store, teacher, index, settings) for teacher in teachers}
+    shards = run_teachers(store, teachers, index, settings)
     sums, asked, profiles = _collect(shards, space, fusing)
     thresholds = rule.thresholds(sums)
     counts, quality = None, None

@@ -12,8 +12,8 @@ from composition.discovery.suggestions import Suggestion, suggest
 from composition.errors import UserError
 from composition.label_space import LabelSpace
 from tasks.image_index import ImageList, ImageRecord, build_index, load_index
-from tasks.infer import GenerateSettings, load_all, run_inference
-from tasks.store import Artifact, Store
+from tasks.infer import GenerateSettings, load_all, run_teachers
+from tasks.store import Store
 from tasks.teachers import Teacher
 
 
@@ -85,9 +85,7 @@ def discover_relations(
         )
     index = build_index(store, listing)
     chosen = generate or GenerateSettings()
-    shards: dict[str, list[Artifact]] = {
-        teacher.name: run_inference(store, teacher, index, chosen) for teacher in teachers
-    }
+    shards = run_teachers(store, teachers, index, chosen)
     detections = {name: load_all(parts) for name, parts in shards.items()}
     pairs = []
     for first, second in combinations(teachers, 2):

@@ -1,25 +1,26 @@
-"""Inference spread over threads, processes or a Ray cluster: one task for each teacher and shard."""
+"""Inference spread over threads, processes or a Ray cluster: one task for each shard, with all teachers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from enum import StrEnum
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from composition.errors import UserError
+from model_zoo.cores import usable_cores
 from tasks import unanswered
 from tasks.image_index import load_index, shards
-from tasks.infer import GenerateSettings, forget_detector, infer, infer_shard
+from tasks.infer import GenerateSettings, infer, infer_shard
 from tasks.progress import Tracker
 from tasks.shown import watched
 from tasks.store import Artifact, Store
 from tasks.teachers import Teacher
+from tasks.teams import called, forget_detectors, teams
 
 RUNNER, WORKERS = "DETCOMPOSE_RUNNER", "DETCOMPOSE_WORKERS"
 
@@ -46,7 +47,7 @@ def chosen_runner() -> Runner:
 
 
 def workers() -> int:
-    """``$DETCOMPOSE_WORKERS``, or as many as there are processors.
+    """``$DETCOMPOSE_WORKERS``, or as many as there are processors for this process.
 
     Raises:
         UserError: Not a number.
@@ -54,21 +55,20 @@ def workers() -> int:
     text = os.environ.get(WORKERS, "")
     if text and (not text.isdecimal() or int(text) < 1):
         raise UserError(f"{WORKERS} is {text!r}", "Give a number from 1.")
-    return int(text) if text else os.cpu_count() or 1
+    return int(text) if text else usable_cores()
 
 
-@contextmanager
 def inference(
     store: Store,
     teachers: Sequence[Teacher],
     index: Artifact,
     settings: GenerateSettings,
     runner: Runner | None = None,
-) -> Iterator[Callable[[Teacher], list[Artifact]]]:
-    """Runs teachers on all images of an index, all of them at once where the runner can.
+) -> dict[str, list[Artifact]]:
+    """Runs teachers on all images of an index, many shards at once where the runner can.
 
-    Without a runner and without anybody who could look at single shards, every
-    teacher is one task.
+    Without a runner and without anybody who could look at single shards, all of
+    it is one task. A shard's images are decoded once for all teachers.
 
     Args:
         store: Where the shards go.
@@ -77,52 +77,63 @@ def inference(
         settings: How they are run.
         runner: Where; default: what the environment says.
 
-    Yields:
-        A function that waits for a teacher's shards, in the order of the images.
+    Returns:
+        Teacher name to its shards, in the order of the images.
 
     Raises:
         UserError: The runner is not installed; a teacher left too many images unanswered.
     """
     runner = runner or chosen_runner()
     if runner == Runner.SEQUENTIAL and not watched():
-        yield lambda teacher: infer(store, teacher, index, settings, incomplete=True)
-        return
+        return infer(store, teachers, index, settings, incomplete=True)
     parts = list(shards(load_index(index), settings.shard_size))
+    images = sum(map(len, parts))
+    found: dict[str, list[Artifact]] = {}
     with ExitStack() as stack:
-        stack.callback(forget_detector)
+        stack.callback(forget_detectors)
         start = _starter(stack, runner)
+        for team in teams(teachers):
 
-        def submit(teacher: Teacher, number: int) -> Callable[[], Artifact]:
-            label = f"{teacher.name} {number + 1}/{len(parts)}"
-            given = {"store": store, "teacher": teacher, "records": parts[number]}
-            return start({**given, "settings": settings, "label": label})
+            def submit(number: int, team: Sequence[Teacher] = tuple(team)) -> unanswered.Job:
+                return start(
+                    {
+                        "store": store,
+                        "team": list(team),
+                        "records": parts[number],
+                        "settings": settings,
+                        "label": f"{number + 1}/{len(parts)}: {called(team)}",
+                        "threads": threads_for(runner, len(parts)),
+                    }
+                )
 
-        jobs = {
-            teacher.name: [submit(teacher, number) for number in range(len(parts))] for teacher in teachers
-        }
-
-        def shards_of(teacher: Teacher) -> list[Artifact]:
-            images = sum(map(len, parts))
-            with Tracker(f"{teacher.name} on {images} images", images) as tracker:
-                return unanswered.gather(
-                    teacher.name,
+            with Tracker(f"{called(team)} on {images} images", images) as tracker:
+                found |= unanswered.gather(
+                    [teacher.name for teacher in team],
                     parts,
-                    jobs[teacher.name],
-                    partial(submit, teacher),
+                    [submit(number) for number in range(len(parts))],
+                    submit,
                     settings.max_unanswered,
                     tracker,
                 )
+    return found
 
-        yield shards_of
+
+def threads_for(runner: Runner, parts: int) -> int:
+    """Threads of one task, so that those which run beside each other do not wait for processors; 0: all."""
+    if runner == Runner.SEQUENTIAL:
+        return 0
+    if runner == Runner.RAY:
+        return 1  # what Ray counts for a task; the machine that runs it is not known here
+    return max(1, usable_cores() // min(workers(), max(parts, 1)))
 
 
-def _starter(stack: ExitStack, runner: Runner) -> Callable[[dict[str, Any]], Callable[[], Artifact]]:
+def _starter(stack: ExitStack, runner: Runner) -> Callable[[dict[str, Any]], unanswered.Job]:
     """Starts the task with parameters; what comes back waits for it. In sequence, waiting is doing."""
     if runner == Runner.SEQUENTIAL:
         return lambda given: lambda: infer_shard(**given)
     pool = stack.enter_context(_pool(runner))
 
-    def start(given: dict[str, Any]) -> Callable[[], Artifact]:
+    def start(given: dict[str, Any]) -> unanswered.Job:
         future = pool.submit(infer_shard, given)
         return lambda: future.result()
 

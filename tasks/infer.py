@@ -1,20 +1,18 @@
-"""Inference: one teacher over one image index, shard by shard.
+"""Inference: teachers over one image index, shard by shard.
 
-Every shard is an artifact of its own, keyed by the teacher's digest, the bytes
-of its images and the settings: a killed run goes on at the first missing shard,
-and a pool that grew costs only its new shards.
+Every teacher's shard is an artifact of its own, keyed by the teacher's digest,
+the bytes of its images and the settings: a killed run goes on at the first
+missing shard, and a pool that grew costs only its new shards. The teachers go
+through a shard together, so that each of its images is decoded once.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,20 +22,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from composition import detections as table
 from composition.detections import Detections
-from composition.errors import UserError
 from composition.second_look import bordered, without_border
 from composition.stability import flip_spread
-from model_zoo.adapters.base import Detector, InferenceSettings
-from model_zoo.adapters.registry import open_detector
-from model_zoo.images import BadImageError, read_rgb
-from model_zoo.memory import SparingDetector
+from model_zoo.adapters.base import Detector, Image, InferenceSettings
 from tasks import unanswered
 from tasks.devices import reserve_device
 from tasks.image_index import ImageRecord, load_index, shards
+from tasks.pixels import Batch, batches
 from tasks.progress import Tracker
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
+from tasks.teams import Opener, called, kept_opener, opener, teams
 
 INFERENCE_VERSION = 1
 SECOND_LOOK_VERSION = 1
@@ -60,7 +56,12 @@ class GenerateSettings(BaseModel):
         description="A composition goes on when a service left at most this share of the images unanswered; "
         "on them its classes are not background.",
     )
-    batch_size: int = Field(8, ge=1, le=1024, description="Images per call of the detector.")
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Images per call of the detector; left out: as many as pay and fit into memory.",
+    )
     shard_size: int = Field(256, ge=1, description="Images per shard, the unit of work that a resume keeps.")
     augment: Literal["none", "flip"] = Field(
         "none",
@@ -105,55 +106,83 @@ def run_inference(
     only: NDArray[np.int64] | None = None,
     incomplete: bool = False,
 ) -> list[Artifact]:
-    """Runs a teacher on every image of an index.
+    """`run_teachers` for one: its shards, in the order of the images."""
+    return run_teachers(store, [teacher], index, settings, look, only, incomplete)[teacher.name]
+
+
+def run_teachers(
+    store: Store,
+    teachers: Sequence[Teacher],
+    index: Artifact,
+    settings: GenerateSettings,
+    look: Look = "first",
+    only: NDArray[np.int64] | None = None,
+    incomplete: bool = False,
+) -> dict[str, list[Artifact]]:
+    """Runs teachers on every image of an index; an image is decoded once for all of them.
 
     Args:
         store: Where the shards go.
-        teacher: The detector.
+        teachers: The detectors.
         index: An image index.
         settings: Score floor, batch and shard size.
         look: ``second`` shows the images with a border, see `composition.second_look`.
         only: (n,) ids of the images to show; None: all.
-        incomplete: Whether the caller can deal with images on which the
+        incomplete: Whether the caller can deal with images on which a
             teacher has not spoken (`tasks.unanswered`), up to
             ``settings.max_unanswered``.
 
     Returns:
-        One artifact per shard, in the order of the images.
+        Teacher name to one artifact per shard, in the order of the images.
 
     Raises:
-        UserError: The teacher left images unanswered, more than may be. What
-            it answered is kept.
+        UserError: A teacher left images unanswered, more than may be. What
+            was answered is kept.
     """
     records = load_index(index)
     if only is not None:
         wanted = set(only.tolist())
         records = [record for record in records if record.image_id in wanted]
-    again = ", again" if look == "second" else ""
     parts = list(shards(records, settings.shard_size))
-    with (
-        Tracker(f"{teacher.name} on {len(records)} images{again}", len(records)) as tracker,
-        ExitStack() as stack,
-    ):
-        run = _Run(
-            store,
-            teacher,
-            settings,
-            look,
-            lambda: _open(teacher, settings, stack.enter_context(reserve_device())),
-        )
+    limit = settings.max_unanswered if incomplete else 0.0
+    found: dict[str, list[Artifact]] = {}
+    for team in teams(teachers):
+        found |= _run_team(store, team, parts, settings, look, limit)
+    return found
+
+
+def _run_team(
+    store: Store,
+    team: Sequence[Teacher],
+    parts: Sequence[Sequence[ImageRecord]],
+    settings: GenerateSettings,
+    look: Look,
+    limit: float,
+) -> dict[str, list[Artifact]]:
+    images = sum(map(len, parts))
+    again = ", again" if look == "second" else ""
+    with Tracker(f"{called(team)} on {images} images{again}", images) as tracker, ExitStack() as stack:
+        device = ""
+
+        def open_late(teacher: Teacher) -> Detector:
+            nonlocal device
+            # a run with nothing to do waits for no device
+            device = device or stack.enter_context(reserve_device())
+            return opener(_limits(settings, device))(teacher)
+
+        crew = _Crew(store, team, settings, look, open_late)
         before = accumulate(map(len, parts), initial=0)
         return unanswered.gather(
-            teacher.name,
+            [teacher.name for teacher in team],
             parts,
-            [partial(run.shard, part, tracker, done) for part, done in zip(parts, before, strict=False)],
-            lambda number: partial(run.shard, parts[number], tracker, len(records)),
-            settings.max_unanswered if incomplete else 0.0,
+            [partial(crew.shard, part, tracker, done) for part, done in zip(parts, before, strict=False)],
+            lambda number: partial(crew.shard, parts[number], tracker, images),
+            limit,
             tracker,
         )
 
 
-infer = step(run_inference, "infer", run_name="infer {teacher.name}")
+infer = step(run_teachers, "infer")
 
 
 def load_detections(shard: Artifact) -> Detections:
@@ -167,155 +196,174 @@ def load_all(artifacts: Sequence[Artifact]) -> Detections:
 
 
 def run_shard(
-    store: Store, teacher: Teacher, records: Sequence[ImageRecord], settings: GenerateSettings, label: str
-) -> Artifact:
-    """Runs a teacher on one shard: the unit of work that is spread over threads, processes and machines.
+    store: Store,
+    team: Sequence[Teacher],
+    records: Sequence[ImageRecord],
+    settings: GenerateSettings,
+    label: str,
+    threads: int = 0,
+) -> dict[str, Artifact]:
+    """Runs teachers on one shard: the unit of work that is spread over threads, processes and machines.
 
-    The detector stays open for the next shard in this thread, see
-    `forget_detector`; the device is free again when the shard is done.
+    The detectors stay open for the next shard in this thread, see
+    `tasks.teams`; the device is free again when the shard is done.
 
     Args:
         store: Where the shard goes.
-        teacher: The detector.
+        team: The detectors.
         records: Its images.
         settings: Score floor and batch size.
         label: What is shown as being done.
+        threads: Processors for this shard; 0: all that there are.
 
     Returns:
-        The shard, which may be incomplete (`tasks.unanswered`).
+        Teacher name to its shard, which may be incomplete (`tasks.unanswered`).
     """
     with Tracker(label, len(records), bar=False) as tracker, ExitStack() as stack:
-        run = _Run(
-            store,
-            teacher,
-            settings,
-            "first",
-            lambda: _kept_open(teacher, settings, stack.enter_context(reserve_device())),
-        )
-        return run.shard(records, tracker, 0)
+        kept: Opener | None = None
+
+        def open_late(teacher: Teacher) -> Detector:
+            nonlocal kept
+            kept = kept or kept_opener(
+                _limits(settings, stack.enter_context(reserve_device()), threads), team
+            )
+            return kept(teacher)
+
+        return _Crew(store, team, settings, "first", open_late).shard(records, tracker, 0)
 
 
 infer_shard = step(run_shard, "infer shard", run_name="infer {label}")
 
-_KEPT = threading.local()
 
-
-def _kept_open(teacher: Teacher, settings: GenerateSettings, device: str) -> Detector:
-    """The detector that this thread used last, or another one in its place."""
-    key = (teacher.digest, settings, device)
-    if getattr(_KEPT, "key", None) != key:
-        forget_detector()
-        _KEPT.detector, _KEPT.key = _open(teacher, settings, device), key
-    detector: Detector = _KEPT.detector
-    return detector
-
-
-def forget_detector() -> None:
-    """Closes the detector that `run_shard` has left open in this thread."""
-    _KEPT.detector = _KEPT.key = None
-
-
-def _open(teacher: Teacher, settings: GenerateSettings, device: str) -> Detector:
-    chosen = InferenceSettings(
-        score_floor=settings.score_floor, max_detections=settings.max_detections, device=device
+def _limits(settings: GenerateSettings, device: str, threads: int = 0) -> InferenceSettings:
+    return InferenceSettings(
+        score_floor=settings.score_floor,
+        max_detections=settings.max_detections,
+        device=device,
+        threads=threads,
     )
-    return SparingDetector(open_detector(teacher.folder, chosen), teacher.name)
 
 
-class _Run:
-    """One teacher at work; its network is opened late: a run with nothing to do loads none."""
+class _Crew:
+    """Teachers at work; networks are opened late: a run with nothing to do loads none."""
 
     def __init__(
         self,
         store: Store,
-        teacher: Teacher,
+        team: Sequence[Teacher],
         settings: GenerateSettings,
         look: Look,
-        opener: Callable[[], Detector],
+        open_detector: Opener,
     ) -> None:
-        self.store, self.teacher, self.settings, self.look = store, teacher, settings, look
-        self._opener = opener
-        self._detector: Detector | None = None
+        self.store, self.team, self.settings, self.look = store, team, settings, look
+        self._open = open_detector
+        self._detectors: dict[str, Detector] = {}
 
-    @property
-    def detector(self) -> Detector:
-        """The network."""
-        self._detector = self._detector or self._opener()
-        return self._detector
+    def detector(self, teacher: Teacher) -> Detector:
+        """The teacher's network."""
+        if teacher.name not in self._detectors:
+            self._detectors[teacher.name] = self._open(teacher)
+        return self._detectors[teacher.name]
 
-    def shard(self, records: Sequence[ImageRecord], tracker: Tracker, done: int) -> Artifact:
-        """A shard from the store, or by asking for what is missing in it."""
-        key = shard_key(self.teacher, records, self.settings, self.look)
-        before, attempts = unanswered.find(self.store, key)
-        silent = unanswered.load(before) if before else {}
-        if before and not silent:
-            return before
-        missing = [record for record in records if not before or record.image_id in silent]
-        found, reasons = _detect(self.detector, missing, self.settings, self.look, tracker, done)
-        if before and len(reasons) == len(missing):
-            return before
-        key = unanswered.attempt_key(key, attempts) if reasons else key
-        rows = unanswered.joined(before, found, load_detections)
-        return _write(self.store, key, self.teacher, records, rows, reasons)
+    def shard(self, records: Sequence[ImageRecord], tracker: Tracker, done: int) -> dict[str, Artifact]:
+        """Every teacher's shard: from the store, or by asking for what is missing in it.
+
+        Where one of them fails, the others still finish: what they found is
+        kept, and the error is raised at the end.
+        """
+        shares = [_Share(self, teacher, records) for teacher in self.team]
+        working = [share for share in shares if share.missing]
+        if working:
+            for share in working:  # whoever cannot be opened fails before anything is decoded
+                self.detector(share.teacher)
+            wanted = frozenset[int]().union(*(share.missing for share in working))
+            asked = [record for record in records if record.image_id in wanted]
+            for batch in batches(asked, self.settings.batch_size):
+                for share in working:
+                    share.look_at(batch)
+                if all(share.error for share in working):
+                    break
+                done += len(batch.records) + len(batch.bad)
+                tracker.update(done)
+        finished = {share.teacher.name: share.artifact() for share in shares if not share.error}
+        for share in shares:
+            if share.error:
+                raise share.error
+        return finished
+
+
+class _Share:
+    """What one teacher has to do with a shard."""
+
+    def __init__(self, crew: _Crew, teacher: Teacher, records: Sequence[ImageRecord]) -> None:
+        self.crew, self.teacher, self.records = crew, teacher, records
+        self._key = shard_key(teacher, records, crew.settings, crew.look)
+        self._before, self._attempts = unanswered.find(crew.store, self._key)
+        ids = unanswered.load(self._before) if self._before else [record.image_id for record in records]
+        self.missing = frozenset(ids)
+        self.error: Exception | None = None
+        self._found: list[Detections] = []
+        self._silent: dict[int, str] = {}
+
+    def look_at(self, batch: Batch) -> None:
+        """Detects on those images of a batch that are missing."""
+        if self.error:
+            return
+        self._silent |= {image: why for image, why in batch.bad.items() if image in self.missing}
+        pairs = [
+            (record, image)
+            for record, image in zip(batch.records, batch.images, strict=True)
+            if record.image_id in self.missing
+        ]
+        if not pairs:
+            return
+        try:
+            found, reasons = _detect(
+                self.crew.detector(self.teacher),
+                [record for record, _ in pairs],
+                [image for _, image in pairs],
+                self.crew.settings,
+                self.crew.look,
+            )
+        except Exception as error:  # raised by the crew when the others are done
+            self.error = error
+        else:
+            self._found.append(found)
+            self._silent |= reasons
+
+    def artifact(self) -> Artifact:
+        """The shard, written if there is news."""
+        if self._before and len(self._silent) == len(self.missing):
+            return self._before
+        key = unanswered.attempt_key(self._key, self._attempts) if self._silent else self._key
+        new = table.sort(table.concatenate(self._found)) if self._found else table.empty()
+        rows = unanswered.joined(self._before, new, load_detections)
+        return _write(self.crew.store, key, self.teacher, self.records, rows, self._silent)
 
 
 def _detect(
     detector: Detector,
-    shard: Sequence[ImageRecord],
+    records: Sequence[ImageRecord],
+    images: Sequence[Image],
     settings: GenerateSettings,
     look: Look,
-    tracker: Tracker,
-    done: int,
 ) -> tuple[Detections, dict[int, str]]:
-    parts: list[Detections] = []
-    silent: dict[int, str] = {}
-    with ThreadPoolExecutor(1) as ahead:
-        batches = list(shards(shard, settings.batch_size))
-        # the next batch is decoded while the network computes on this one
-        pending = ahead.submit(_read, batches[0])
-        for number, batch in enumerate(batches):
-            images = pending.result()
-            if number + 1 < len(batches):
-                pending = ahead.submit(_read, batches[number + 1])
-            ids = np.array([record.image_id for record in batch], np.int64)
-            widths = np.array([record.width for record in batch], np.int64)
-            heights = np.array([record.height for record in batch], np.int64)
-            if look == "second":
-                found, reasons = unanswered.ask(detector, [bordered(image) for image in images])
-                found = without_border(found, widths, heights)
-            else:
-                found, reasons = unanswered.ask(detector, images)
-            if look == "first" and settings.augment == "flip":
-                mirrored, more = unanswered.ask(
-                    detector, [np.ascontiguousarray(image[:, ::-1]) for image in images]
-                )
-                found = replace(found, spread=flip_spread(found, mirrored, widths))
-                reasons |= more
-                found = unanswered.without(found, list(more))
-            parts.append(table.with_image_ids(found, ids))
-            silent |= {batch[position].image_id: reason for position, reason in reasons.items()}
-            done += len(batch)
-            tracker.update(done)
-    return table.sort(table.concatenate(parts)), silent
-
-
-def _read(batch: Sequence[ImageRecord]) -> list[NDArray[np.uint8]]:
-    images = []
-    for record in batch:
-        try:
-            pixels = read_rgb(Path(record.uri))
-        except BadImageError as error:
-            raise UserError(
-                f"{record.uri} was readable when it was indexed and is not any more: {error}",
-                "Restore the file, or run again: changed images are indexed anew.",
-            ) from None
-        if pixels.shape[:2] != (record.height, record.width):
-            raise UserError(
-                f"{record.uri} changed while the composition ran",
-                "Run again: changed images are indexed anew.",
-            )
-        images.append(pixels)
-    return images
+    """Detections by image id, and the images that got no answer with the reasons."""
+    ids = np.array([record.image_id for record in records], np.int64)
+    widths = np.array([record.width for record in records], np.int64)
+    heights = np.array([record.height for record in records], np.int64)
+    if look == "second":
+        found, reasons = unanswered.ask(detector, [bordered(image) for image in images])
+        found = without_border(found, widths, heights)
+    else:
+        found, reasons = unanswered.ask(detector, images)
+    if look == "first" and settings.augment == "flip":
+        mirrored, more = unanswered.ask(detector, [np.ascontiguousarray(image[:, ::-1]) for image in images])
+        found = replace(found, spread=flip_spread(found, mirrored, widths))
+        reasons |= more
+        found = unanswered.without(found, list(more))
+    silent = {records[position].image_id: reason for position, reason in reasons.items()}
+    return table.with_image_ids(found, ids), silent
 
 
 def _write(

@@ -1,5 +1,8 @@
 """Images on which a teacher has not spoken, and asking for them again.
 
+A service may fail for single images; a file that cannot be read any more is
+the same for every teacher.
+
 A shard with such images is kept under a key of its own for every attempt: what
 was answered is never asked (nor paid for) twice, and whatever is made of an
 incomplete shard has another digest than what is made of the complete one.
@@ -20,6 +23,8 @@ from model_zoo.adapters.base import Detector, Image, UnansweredError
 from tasks.progress import Tracker
 from tasks.store import Artifact, Store, digest_of
 
+Job = Callable[[], Mapping[str, Artifact]]
+"""Makes a shard, or waits for it: teacher name to its artifact."""
 UNANSWERED_FILE = "unanswered.parquet"
 """Beside the detections of a shard, only where there are such images."""
 _SCHEMA = pa.schema([("image_id", pa.int64()), ("reason", pa.string())])
@@ -55,41 +60,51 @@ def find(store: Store, key: str) -> tuple[Artifact | None, int]:
 
 
 def gather(
-    name: str,
+    names: Sequence[str],
     parts: Sequence[Sized],
-    first: Sequence[Callable[[], Artifact]],
-    again: Callable[[int], Callable[[], Artifact]],
+    first: Sequence[Job],
+    again: Callable[[int], Job],
     limit: float,
     tracker: Tracker,
-) -> list[Artifact]:
-    """The shards of a teacher; what it did not answer is asked once more.
+) -> dict[str, list[Artifact]]:
+    """The shards of teachers; what they did not answer is asked once more.
 
     Args:
-        name: The teacher.
+        names: The teachers.
         parts: The images of every shard.
         first: For every shard, what waits for it or makes it.
         again: Starts a shard once more, by its number; what comes back waits for it.
         limit: Share of the images that may be without an answer in the end, 0 to 1.
         tracker: Told how many images are done.
 
+    Returns:
+        Teacher name to its shards.
+
     Raises:
         UserError: Nobody answers at all, or too little.
     """
-    artifacts: list[Artifact] = []
+    rounds: list[Mapping[str, Artifact]] = []
     done = 0
     for job, part in zip(first, parts, strict=True):
-        artifacts.append(job())
-        if artifacts[-1].counts.get("unanswered") == len(part):
-            # nobody is at home: the other shards would only wait in vain
-            check(name, artifacts[-1:], len(part), 0.0)
+        rounds.append(job())
+        for name in names:
+            if rounds[-1][name].counts.get("unanswered") == len(part):
+                # nobody is at home: the other shards would only wait in vain
+                check(name, [rounds[-1][name]], len(part), 0.0)
         done += len(part)
         tracker.update(done)
     # whoever was busy may have time by now
-    silent = [number for number, shard in enumerate(artifacts) if shard.counts.get("unanswered")]
+    silent = [
+        number
+        for number, round_ in enumerate(rounds)
+        if any(shard.counts.get("unanswered") for shard in round_.values())
+    ]
     for number, job in [(number, again(number)) for number in silent]:
-        artifacts[number] = job()
-    check(name, artifacts, done, limit)
-    return artifacts
+        rounds[number] = job()
+    found = {name: [round_[name] for round_ in rounds] for name in names}
+    for name, artifacts in found.items():
+        check(name, artifacts, done, limit)
+    return found
 
 
 def attempt_key(key: str, attempt: int) -> str:
@@ -146,5 +161,5 @@ def check(name: str, shards: Sequence[Artifact], images: int, limit: float) -> N
     if len(silent) > limit * images:
         raise UserError(
             f"teacher {name} did not answer for {len(silent)} of {images} images: {first}",
-            "Run again when the service is well: its answers are kept, only these images are asked again.",
+            "Run again when the cause is gone: its answers are kept, only these images are asked again.",
         )

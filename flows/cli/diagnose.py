@@ -113,11 +113,11 @@ def _label_free(home: Home, found: list[Teacher], space: LabelSpace, images: Ima
     from composition.fusion import Expert
     from tasks.calibrate import calibrate_fuser, load_fuser
     from tasks.image_index import build_index
-    from tasks.infer import GenerateSettings, run_inference
+    from tasks.infer import GenerateSettings, run_teachers
 
     generate = GenerateSettings()
     index = build_index(home.store, images)
-    shards = {teacher.name: run_inference(home.store, teacher, index, generate) for teacher in found}
+    shards = run_teachers(home.store, found, index, generate)
     return load_fuser(
         calibrate_fuser(
             home.store,

@@ -104,9 +104,7 @@ def _findings(home: Home, plan: Plan, runner: Runner) -> Findings:
     most = max(IMAGES // size, 1) * size
     listing = list_images(recipe.images.source, recipe.images.root, min(plan.limit or most, most))
     index = index_images(home.store, listing)
-    with inference(home.store, plan.teachers, index, recipe.generate, runner) as shards_of:
-        for teacher in plan.teachers:
-            shards_of(teacher)
+    inference(home.store, plan.teachers, index, recipe.generate, runner)
     return compare(home.store, plan.teachers, plan.space, listing, recipe.generate)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from model_zoo.adapters.onnx_file import IMAGE_SIZE, open_session
 from model_zoo.adapters.postprocessing import finish, to_table
 from model_zoo.adapters.preprocessing import Placement, Preprocessor
 from model_zoo.bundle import InputSpec, Manifest
+from model_zoo.cores import usable_cores
 from model_zoo.onnx_metadata import METADATA
 
 MODEL = "model.onnx"
@@ -129,7 +129,7 @@ class OnnxDetector:
     def __init__(self, folder: Path, manifest: Manifest, settings: InferenceSettings) -> None:
         self._manifest, self._settings = manifest, settings
         self._decoder = make_decoder(manifest, folder)
-        threads = settings.threads or os.cpu_count() or 1
+        threads = settings.threads or usable_cores()
         lanes = min(threads, _MAX_LANES)
         path = bundle.listed_file(folder, manifest, MODEL)
         self._network = OnnxNetwork(path, threads=threads // lanes, device=settings.device)

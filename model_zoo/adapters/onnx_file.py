@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from onnx.external_data_helper import uses_external_data
 
 from composition.errors import UserError
 from model_zoo.adapters import onnx_limits
+from model_zoo.cores import usable_cores
 
 IMAGE_SIZE = "image_size"
 """Input of our own exports that has a default: height and width of the picture on the canvas."""
@@ -73,7 +73,7 @@ def open_session(path: Path, *, threads: int, device: str) -> onnxruntime.Infere
     model = load_graph(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = threads or usable_cores()
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=_providers(device))
     except Exception as error:

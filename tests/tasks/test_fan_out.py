@@ -35,11 +35,11 @@ def test_the_same_shards_whatever_runs_them(
     @flow(persist_result=False)
     def run(place: Home, kind: Runner) -> dict[str, list[str]]:
         index = build_index(place.store, list_images(scenes / "pool"))
-        with inference(place.store, teachers, index, settings, kind) as shards_of:
-            return {
-                one.name: [shard.file("detections.parquet").read_bytes().hex() for shard in shards_of(one)]
-                for one in teachers
-            }
+        found = inference(place.store, teachers, index, settings, kind)
+        return {
+            name: [shard.file("detections.parquet").read_bytes().hex() for shard in parts]
+            for name, parts in found.items()
+        }
 
     spread = run(Home(home), Runner(runner))
     assert [len(parts) for parts in spread.values()] == [3, 3]

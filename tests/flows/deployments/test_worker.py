@@ -54,8 +54,7 @@ def test_a_run_shows_what_it_does(system: System, scenes: Path) -> None:
     done = system.wait(run, "Completed")
     assert done.name == "compose shown"
     names = {task.name for task in system.tasks(run)}
-    assert {f"infer digits-low {n}/3" for n in (1, 2, 3)} <= names
-    assert {f"infer digits-high {n}/3" for n in (1, 2, 3)} <= names
+    assert {f"infer {n}/3: digits-low, digits-high" for n in (1, 2, 3)} <= names
     assert {"calibrate", "label", "diagnose", "train shown", "report"} <= names
     artifacts = system.artifacts(run)
     assert {"label-space", "pseudo-labels", "report-shown"} <= set(artifacts)
