@@ -54,7 +54,9 @@ class LabelSpaceSettings(_Section):
 class ImagesSettings(_Section):
     """The unlabeled images."""
 
-    source: Path = Field(description="A folder of images, or a COCO JSON file (its labels are not read).")
+    source: Path = Field(
+        description="A folder of images, a COCO JSON file, or a YOLO or VOC data set (labels are not read)."
+    )
     root: Path | None = Field(
         None, description="Folder of a COCO file's images; default: images/ beside it, or its own folder."
     )
@@ -64,7 +66,7 @@ class EvaluationSettings(_Section):
     """An annotated image set on which everybody is measured at the end."""
 
     name: str = Field("val", pattern=NAME_PATTERN, description="Short name, shown in the report.")
-    annotations: Path = Field(description="COCO JSON file with labels.")
+    annotations: Path = Field(description="COCO JSON file with labels, or a YOLO or VOC data set.")
     root: Path | None = Field(None, description="Folder of its images.")
 
 

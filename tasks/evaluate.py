@@ -34,6 +34,7 @@ from tasks.image_index import (
     read_json,
 )
 from tasks.infer import GenerateSettings, Look, load_all, run_inference
+from tasks.label_files import coco_file, find_label_files
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
@@ -52,7 +53,7 @@ class Dataset:
     """An annotated image set for evaluation.
 
     Attributes:
-        source: Its COCO file.
+        source: Its COCO file, or another label file or folder.
         root: Folder of its images.
         coco: Its content, checked.
         digest: Digest of the annotations.
@@ -72,24 +73,36 @@ class Dataset:
 
 
 def load_dataset(source: Path, root: Path | None = None, limit: int | None = None) -> Dataset:
-    """Reads and checks an annotated COCO file.
+    """Reads and checks a labelled image set: a COCO file, or a YOLO or VOC set (`tasks.label_files`).
 
     Args:
-        source: The file.
-        root: Folder of its images; default as in `tasks.image_index.list_images`.
+        source: The file or folder.
+        root: Folder of a COCO file's images; default as in `tasks.image_index.list_images`.
         limit: Only the first so many images, by file name.
 
     Raises:
         UserError: Names the file and the field that is wrong.
     """
-    coco = read_json(source)
+    coco, folder = _read_labels(source, root)
     coco = check_coco(coco, str(source))
     if not coco["images"]:
         raise UserError(f"{source} holds no images", "Give a COCO file of annotated images.")
     if limit is not None:
         kept = sorted(coco["images"], key=lambda image: image["file_name"])[:limit]
         coco = _restricted(coco, {image["id"] for image in kept})
-    return _dataset(source, (root or image_root(source)).resolve(), coco)
+    return _dataset(source, folder.resolve(), coco)
+
+
+def _read_labels(source: Path, root: Path | None) -> tuple[Any, Path]:
+    """The labels in COCO's form, not yet checked, and the folder of the images."""
+    if file := coco_file(source):
+        return read_json(file), root or image_root(file)
+    if root is not None:
+        raise UserError(
+            f"{source}: a folder of images ({root}) is only for COCO files", "Leave it out: the set says it."
+        )
+    found = find_label_files(source)
+    return found.read(), found.root
 
 
 def few_images(

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from composition.errors import UserError
 from model_zoo.images import SUFFIXES, BadImageError, decode_rgb, read_bytes
+from tasks.label_files import coco_file, find_image_files
+from tasks.label_files.source import COCO_FOLDER
 from tasks.progress import track
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
@@ -74,10 +76,11 @@ class ImageList:
 
 
 def list_images(source: Path, root: Path | None = None, limit: int | None = None) -> ImageList:
-    """Finds the images of a folder (recursively) or of a COCO file.
+    """Finds the images of a folder (recursively), of a COCO file, or of a YOLO or VOC set.
 
     Args:
-        source: A folder of images, or a COCO JSON file with ``images[].file_name``.
+        source: A folder of images, a COCO JSON file with ``images[].file_name``, or a set as in
+            `tasks.label_files`.
         root: Folder of a COCO file's images; default: ``images/`` beside the
             file where it exists, else the file's own folder.
         limit: Take only the first so many of the sorted paths.
@@ -85,18 +88,24 @@ def list_images(source: Path, root: Path | None = None, limit: int | None = None
     Raises:
         UserError: Nothing there, or not in the form expected.
     """
-    if source.is_dir():
+    found = find_image_files(source)
+    if found:
+        folder, paths = found.root, list(found.paths)
+    elif source.is_dir():
         folder = source
         paths = sorted(
             path.relative_to(source).as_posix()
             for path in source.rglob("*")
             if path.suffix.lower() in SUFFIXES and path.is_file()
         )
-    elif source.is_file():
-        folder = root or image_root(source)
-        paths = sorted({entry["file_name"] for entry in coco_images(source)})
+    elif (file := coco_file(source)) and file.is_file():
+        folder = root or image_root(file)
+        paths = sorted({entry["file_name"] for entry in coco_images(file)})
     else:
-        raise UserError(f"images: {source} does not exist", "Give a folder of images or a COCO JSON file.")
+        raise UserError(
+            f"images: {source} does not exist",
+            "Give a folder of images, a COCO JSON file, or a YOLO or VOC data set.",
+        )
     if not paths:
         raise UserError(
             f"images: {source} holds no images",
@@ -108,9 +117,14 @@ def list_images(source: Path, root: Path | None = None, limit: int | None = None
 
 
 def image_root(source: Path) -> Path:
-    """The folder of a COCO file's images: ``images/`` beside it, or its own folder."""
-    beside = source.parent / "images"
-    return beside if beside.is_dir() else source.parent
+    """The folder of a COCO file's images: ``images/`` beside it, or beside its folder ``annotations/``.
+
+    Otherwise its own folder.
+    """
+    beside = [source.parent / "images"]
+    if source.parent.name == COCO_FOLDER:
+        beside.append(source.parent.parent / "images")
+    return next((folder for folder in beside if folder.is_dir()), source.parent)
 
 
 def read_json(path: Path) -> Any:

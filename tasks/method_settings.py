@@ -99,7 +99,8 @@ class CalibrateSettings(_Section):
         "none for fusers other than expert.",
     )
     annotations: Path | None = Field(
-        None, description="COCO JSON file with labels; also what the f_beta rule of filter learns from."
+        None,
+        description="COCO JSON file with labels, or a YOLO or VOC set; also what the f_beta rule of filter learns from.",
     )
     root: Path | None = Field(None, description="Folder of its images.")
     images: int = Field(

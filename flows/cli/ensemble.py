@@ -33,7 +33,9 @@ def ensemble(
     teacher: Annotated[
         list[str], typer.Option("--teacher", "-t", help="A teacher's name or bundle; repeat it.")
     ],
-    images: Annotated[Path, typer.Option(help="COCO file with labels, to measure on.")],
+    images: Annotated[
+        Path, typer.Option(help="COCO file with labels, or a YOLO or VOC data set, to measure on.")
+    ],
     fuser: Annotated[FuserName, typer.Option(help="How boxes are fused.")] = FuserName.expert,
     calibrate_on: Annotated[
         Path | None, typer.Option(help="COCO file with a few labelled images to calibrate on.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     detectors: Annotated[list[str], typer.Argument(help="Names or bundle paths of detectors.")],
-    images: Annotated[Path, typer.Option(help="COCO file with labels.")],
+    images: Annotated[Path, typer.Option(help="COCO file with labels, or a YOLO or VOC data set.")],
     root: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     speed: Annotated[bool, typer.Option("--speed", help="Also measure time and size.")] = False,

@@ -16,7 +16,7 @@ def finetune(
     student: Annotated[
         str, typer.Argument(help="Name of a composition or of an added detector, or the folder of a bundle.")
     ],
-    labels: Annotated[Path, typer.Option(help="COCO file with the labels of people.")],
+    labels: Annotated[Path, typer.Option(help="Labels of people: a COCO file, or a YOLO or VOC data set.")],
     name: Annotated[str, typer.Option(help="Name by which the result is addressed afterwards.")],
     root: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Use only so many of its images.")] = None,

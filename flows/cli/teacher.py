@@ -196,7 +196,7 @@ def show(
 @app.command()
 def evaluate(
     teacher: Annotated[str, typer.Argument(help="Name or bundle path.")],
-    images: Annotated[Path, typer.Option(help="COCO file with labels.")],
+    images: Annotated[Path, typer.Option(help="COCO file with labels, or a YOLO or VOC data set.")],
     root: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     save_profile: Annotated[

@@ -13,7 +13,7 @@ from flows.environment import make_home
 
 def train(
     name: Annotated[str, typer.Option(help="Name by which the detector is addressed afterwards.")],
-    images: Annotated[Path, typer.Option(help="COCO file with labels.")],
+    images: Annotated[Path, typer.Option(help="COCO file with labels, or a YOLO or VOC data set.")],
     root: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     classes: Annotated[
         str | None, typer.Option(help="Classes to learn, separated with commas; default: all.")
