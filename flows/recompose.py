@@ -15,7 +15,6 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from composition.errors import UserError
-from flows.compose import compose
 from flows.plan import Plan, make_plan
 from flows.recipe import Recipe
 from tasks import registry, tracking
@@ -58,6 +57,9 @@ def recompose(recipe: Recipe, limit: int | None = None, hand_over_to: str | None
         return {**outcome, "action": "nothing", "model": existing}
     exact = pinned(plan)
     if hand_over_to is None:
+        # most calls end above: what composes would double their time to import
+        from flows.compose import compose
+
         return {**outcome, "action": "composed", "model": compose(exact, limit)["model"]}
     parameters = {"recipe": exact.model_dump(mode="json")} | ({"limit": limit} if limit else {})
     run = start_once(hand_over_to, parameters, plan.digest)

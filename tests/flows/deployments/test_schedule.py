@@ -36,9 +36,11 @@ def test_a_cron_line_makes_a_student_with_no_hand_on_it(system: System, scenes: 
             wait_until(lambda: bool(scheduled()), 60, "a run of the scheduler's")
             first = scheduled()[0]
             assert first.auto_scheduled
-            system.wait(first.id, "Completed")
+            system.wait(first.id, "Running")
         finally:
-            client.delete_deployment(deployment.id)
+            # takes back those of the next minutes
+            client.pause_deployment(deployment.id)
+        system.wait(first.id, "Completed")
         flow = FlowFilter(name=FlowFilterName(any_=["compose"]))
         runs = client.read_flow_runs(flow_filter=flow)
     (composed,) = [run for run in runs if (run.idempotency_key or "").startswith("composition-")]
