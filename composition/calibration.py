@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from composition import detections as table
 from composition.box_weights import fit_box_weights
@@ -44,6 +42,9 @@ def rising_curve(
 
     The steps themselves would tie most scores, and AP is all about order.
     """
+    # scikit-learn takes a second to import, and planning a composition does without
+    from sklearn.isotonic import IsotonicRegression
+
     score = score.astype(np.float64)
     fitted = IsotonicRegression(y_min=0, y_max=1).fit_transform(score, quality)
     levels, step = np.unique(fitted, return_inverse=True)
@@ -113,6 +114,8 @@ def _regression(
     features: NDArray[np.float64], target: NDArray[np.float64], positive: int
 ) -> tuple[NDArray[np.float64], float]:
     """Logistic regression on fractional targets; the first ``positive`` weights are not negative."""
+    from sklearn.linear_model import LogisticRegression
+
     weights, used = np.zeros(features.shape[1]), np.ones(features.shape[1], np.bool_)
     rows = np.concatenate([features, features])
     labels = np.repeat([1, 0], len(target))

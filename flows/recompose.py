@@ -15,12 +15,11 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from composition.errors import UserError
-from flows.compose import compose
 from flows.plan import Plan, make_plan
 from flows.recipe import Recipe
 from tasks import registry, tracking
 from tasks.home import Home
-from tasks.references import STUDENTS
+from tasks.references import STUDENTS, is_reference
 from tasks.registry import COMPOSITION_TAG
 
 log = logging.getLogger("detcompose")
@@ -58,6 +57,9 @@ def recompose(recipe: Recipe, limit: int | None = None, hand_over_to: str | None
         return {**outcome, "action": "nothing", "model": existing}
     exact = pinned(plan)
     if hand_over_to is None:
+        # most calls end above: what composes would double their time to import
+        from flows.compose import compose
+
         return {**outcome, "action": "composed", "model": compose(exact, limit)["model"]}
     parameters = {"recipe": exact.model_dump(mode="json")} | ({"limit": limit} if limit else {})
     run = start_once(hand_over_to, parameters, plan.digest)
@@ -74,9 +76,22 @@ def find_version(home: Home, plan: Plan) -> str | None:
 
 
 def pinned(plan: Plan) -> Recipe:
-    """The recipe with the exact versions of its teachers: an alias may move before the work begins."""
-    exact = [teacher.origin or str(teacher.folder) for teacher in plan.teachers]
-    return plan.recipe.model_copy(update={"teachers": exact})
+    """The recipe as it was planned, whatever happens before the work begins.
+
+    An alias may move, so addresses in the registry become versions; names of
+    added teachers and paths stay. The classes are written out: `compose` would
+    otherwise ask a person about them, and then make another composition than
+    the one that is looked for next time.
+    """
+    recipe = plan.recipe
+    local = iter([reference for reference in recipe.teachers if not is_reference(reference)])
+    changes: dict[str, Any] = {"teachers": [one.origin or next(local) for one in plan.teachers]}
+    if plan.start and plan.start.origin:
+        changes["student"] = recipe.student.model_copy(update={"warm_start": f"bundle:{plan.start.origin}"})
+    if recipe.label_space.file is None:
+        classes = list(plan.space.classes)
+        changes["label_space"] = recipe.label_space.model_copy(update={"classes": classes})
+    return recipe.model_copy(update=changes)
 
 
 def start_once(deployment: str, parameters: dict[str, Any], digest: str) -> FlowRun:

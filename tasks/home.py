@@ -10,6 +10,8 @@ from tasks.store import Store
 
 RECORD_FILE = "composition.json"
 """What a finished composition says of itself, in its artifact and below `Home.reports`."""
+TEMPORARY_SERVER = "DETCOMPOSE_TEMPORARY_SERVER"
+"""Environment variable that is set where Prefect's server ends with this process."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ to a server of their own.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from prefect.settings import PREFECT_API_URL
 from composition import label_space as spaces
 from composition.errors import UserError
 from composition.label_space import LabelSpace
+from tasks.home import TEMPORARY_SERVER
 from tasks.tracking import Run
 
 CLASSES_SHOWN = 200
@@ -27,7 +29,7 @@ CLASSES_SHOWN = 200
 def watched() -> bool:
     """Whether this run can be looked at: on a server that stays, not on one of this process."""
     in_run = TaskRunContext.get() is not None or FlowRunContext.get() is not None
-    return in_run and bool(PREFECT_API_URL.value())
+    return in_run and bool(PREFECT_API_URL.value()) and TEMPORARY_SERVER not in os.environ
 
 
 def key(*words: str) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from composition.detections import Detections
 from composition.errors import UserError
@@ -111,6 +110,9 @@ def probabilities(labelled: Labelled | None, exponent: float = 1.0) -> Floats:
     hits, misses = right.sum(axis=0), wrong.sum(axis=0)
     if objects.sum() < MINIMUM_OBJECTS or not (hits.any() and misses.any()):
         return alone
+    # scikit-learn takes a second to import, and planning a composition does without
+    from sklearn.linear_model import LogisticRegression
+
     used = np.flatnonzero(hits + misses)
     model = LogisticRegression(C=100.0).fit(
         np.tile(LOGITS[used], 2)[:, None],

@@ -9,6 +9,7 @@ import typer
 
 from flows.cli.output import JsonOption, console, print_json, print_results, print_table, show_log
 from flows.environment import make_home
+from flows.services.temporary import start_temporary_server
 from tasks.home import Home
 
 
@@ -20,6 +21,7 @@ def compose(
 ) -> None:
     """Compose the teachers of a recipe into one student."""
     make_home()
+    ready = None if dry_run else start_temporary_server()
     from flows.recipe import load_recipe
 
     loaded = load_recipe(recipe)
@@ -27,7 +29,7 @@ def compose(
 
     home = Home.default()
     plan = make_plan(loaded, home, limit)
-    if dry_run:
+    if ready is None:
         from flows.estimate import estimate
 
         document = {**plan.to_dict(), "finished": plan.finished(home), "estimate": estimate(home, plan)}
@@ -35,7 +37,11 @@ def compose(
         return
     show_log()
     from flows.compose import compose as compose_flow
+    from tasks import tracking
 
+    # MLflow's database is made while Prefect's server still makes its own
+    tracking.client(home)
+    ready()
     record = compose_flow(loaded, limit)
     print_json(record) if as_json else print_record(record)
 

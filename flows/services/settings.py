@@ -28,9 +28,8 @@ PREFECT_DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"
 MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
 
-# module that a URL's scheme needs; SQLAlchemy 2.1 takes psycopg where no driver is named
+# module that a URL's scheme needs
 _DRIVERS = {
-    "postgresql": "psycopg",
     "postgresql+psycopg": "psycopg",
     "postgresql+psycopg2": "psycopg2",
     "s3": "boto3",
@@ -88,7 +87,7 @@ class Databases:
         """The schemes, which may be written down; the URLs hold passwords."""
         own = {"prefect": "sqlite", "mlflow": "sqlite", "artifacts": "file"}
         return {
-            name: _scheme(found.value) if (found := getattr(self, name)) else default
+            name: _kind(_scheme(found.value)) if (found := getattr(self, name)) else default
             for name, default in own.items()
         }
 
@@ -100,8 +99,9 @@ def read_databases(environment: Mapping[str, str] = os.environ) -> Databases:
         UserError: A driver is not installed; a file cannot be read.
     """
     databases = Databases(
-        from_environment(PREFECT_DATABASE, environment),
-        from_environment(MLFLOW_DATABASE, environment),
+        _with_driver(from_environment(PREFECT_DATABASE, environment), "asyncpg"),
+        # SQLAlchemy alone would take psycopg2, which is not what we install
+        _with_driver(from_environment(MLFLOW_DATABASE, environment), "psycopg"),
         from_environment(MLFLOW_ARTIFACTS, environment),
     )
     if databases.prefect and _scheme(databases.prefect.value) not in (
@@ -110,7 +110,7 @@ def read_databases(environment: Mapping[str, str] = os.environ) -> Databases:
     ):
         raise UserError(
             f"{PREFECT_DATABASE} begins with {_scheme(databases.prefect.value)}://, which Prefect cannot use",
-            "Write postgresql+asyncpg://user:password@host/database.",
+            "Write postgresql://user:password@host/database.",
         )
     if databases.mlflow and _scheme(databases.mlflow.value).partition("+")[0] not in ("sqlite", "postgresql"):
         # MLflow would say so itself, password and all, into its log
@@ -125,6 +125,19 @@ def read_databases(environment: Mapping[str, str] = os.environ) -> Databases:
 
 def _scheme(url: str) -> str:
     return url.partition("://")[0] if "://" in url else "file"
+
+
+def _kind(scheme: str) -> str:
+    """A scheme without PostgreSQL's driver, which may be another one tomorrow."""
+    return "postgresql" if scheme.startswith("postgresql+") else scheme
+
+
+def _with_driver(url: Secret | None, driver: str) -> Secret | None:
+    """A PostgreSQL URL with the driver of ours where it names none."""
+    plain = "postgresql://"
+    if url is None or not url.value.startswith(plain):
+        return url
+    return dataclasses.replace(url, value=f"postgresql+{driver}://{url.value.removeprefix(plain)}")
 
 
 def _require(what: str, module: str | None) -> None:
@@ -202,7 +215,7 @@ def _check_databases(place: Place, before: Mapping[str, Any], databases: Databas
     """A forgotten variable must not silently begin anew in an empty database."""
     variables = {"prefect": PREFECT_DATABASE, "mlflow": MLFLOW_DATABASE, "artifacts": MLFLOW_ARTIFACTS}
     for name, kind in databases.kinds().items():
-        last = before.get("databases", {}).get(name, kind)
+        last = _kind(before.get("databases", {}).get(name, kind))
         if last != kind:
             raise UserError(
                 f"{variables[name]}: the last start used {last}, this one would use {kind}",

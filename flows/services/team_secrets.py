@@ -25,7 +25,7 @@ def team_secrets() -> dict[str, str]:
     return {
         "database-password": database,
         "prefect-database": f"postgresql+asyncpg://{server}/prefect",
-        "mlflow-database": f"postgresql://{server}/mlflow",
+        "mlflow-database": f"postgresql+psycopg://{server}/mlflow",
         "prefect-auth": auth_string(),
         "mlflow-admin-password": password(),
         "mlflow-session-key": password(),

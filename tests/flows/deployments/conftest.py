@@ -149,4 +149,8 @@ def system(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sy
         worker = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
         yield System(folder / "home")
         worker.send_signal(signal.SIGTERM)
-        worker.wait(60)
+        try:
+            worker.wait(60)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()

@@ -95,7 +95,9 @@ def test_databases_come_from_the_environment_and_are_not_forgotten(place: Place,
             "MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/artifacts",
         }
     )
-    assert given.kinds() == {"prefect": "postgresql+asyncpg", "mlflow": "postgresql", "artifacts": "s3"}
+    assert given.kinds() == {"prefect": "postgresql", "mlflow": "postgresql", "artifacts": "s3"}
+    assert given.mlflow
+    assert given.mlflow.value == "postgresql+psycopg://me:secret@db/mlflow", "the driver that is installed"
     save(place, choose(place, {}, given), given)
     assert "secret" not in (place.root / "settings.json").read_text()
     assert "secret" not in repr(given)
@@ -109,8 +111,8 @@ def test_databases_come_from_the_environment_and_are_not_forgotten(place: Place,
     [
         (
             "PREFECT_SERVER_DATABASE_CONNECTION_URL",
-            "postgresql://me:hunter2@db/prefect",
-            "postgresql+asyncpg://",
+            "postgresql+psycopg2://me:hunter2@db/prefect",
+            "postgresql://",
         ),
         ("MLFLOW_BACKEND_STORE_URI", "mysql://me:hunter2@db/mlflow", "postgresql://"),
         ("MLFLOW_BACKEND_STORE_URI", "/me/hunter2", "postgresql://"),
