@@ -118,4 +118,4 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     # a palette with transparency converts cleanly only by way of RGBA
     if upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")
-    return np.array(upright.convert("RGB"), dtype=np.uint8)
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"), dtype=np.uint8)

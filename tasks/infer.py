@@ -63,6 +63,10 @@ class GenerateSettings(BaseModel):
         description="Images per call of the detector; left out: as many as pay and fit into memory.",
     )
     shard_size: int = Field(256, ge=1, description="Images per shard, the unit of work that a resume keeps.")
+    half: bool = Field(
+        False,
+        description="Networks of torch compute in float16 on a GPU: faster, boxes move by fractions of a pixel.",
+    )
     augment: Literal["none", "flip"] = Field(
         "none",
         description="flip: also show every image mirrored, at twice the time; a box that is then elsewhere "
@@ -71,8 +75,9 @@ class GenerateSettings(BaseModel):
 
     def decisive(self) -> dict[str, Any]:
         """What decides the detections: neither batch size nor shard size changes one (tested)."""
-        # without augmentation nothing is said about it: shards of earlier versions stay valid
+        # nothing is said about what is left as it was: shards of earlier versions stay valid
         chosen = {"score_floor", "max_detections"} | ({"augment"} if self.augment != "none" else set())
+        chosen |= {"half"} if self.half else set()
         return self.model_dump(mode="json", include=chosen)
 
 
@@ -241,6 +246,7 @@ def _limits(settings: GenerateSettings, device: str, threads: int = 0) -> Infere
         max_detections=settings.max_detections,
         device=device,
         threads=threads,
+        half=settings.half,
     )
 
 

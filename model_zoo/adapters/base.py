@@ -26,12 +26,15 @@ class InferenceSettings:
         threads: CPU threads a runtime may use; 0 = all cores of the machine.
         device: Torch-style device, "cpu", "cuda:0", ...; adapters without GPU
             support ignore it.
+        half: Networks of torch compute in float16 where that is safe, on a GPU
+            only; moves boxes by fractions of a pixel.
     """
 
     score_floor: float = 0.05
     max_detections: int = 100
     threads: int = 0
     device: str = "cpu"
+    half: bool = False
 
 
 class UnansweredError(UserError):

@@ -19,10 +19,17 @@ from model_zoo.adapters.base import Image, InferenceSettings
 from model_zoo.adapters.network_file import Network
 from model_zoo.adapters.network_labels import lookup
 from model_zoo.adapters.preprocessing import Placement, Preprocessor
-from model_zoo.adapters.torch_support import device_of, threads, to_numpy
+from model_zoo.adapters.torch_support import (
+    device_of,
+    largest_batch,
+    placed,
+    precision,
+    threads,
+    to_numpy,
+    upload,
+)
 from model_zoo.bundle import InputSpec, Manifest
 
-_MAX_BATCH = 8
 _STEP = 64  # pixels; the smallest networks of the family have sizes of odd multiples of it
 
 
@@ -47,7 +54,7 @@ class EffdetDetector:
         model = build(network.architecture, network.classes, (spec.height, spec.width))
         network_file.load_state(model, state, f"bundle {manifest.name!r}")
         self._device = device_of(settings.device)
-        self._bench = _bench(model, network, settings).to(self._device).eval()
+        self._bench = placed(_bench(model, network, settings), self._device)
         self._manifest, self._settings, self._network = manifest, settings, network
         self._preprocess = Preprocessor(spec)
         self._lock = Lock()  # it has one scratch memory
@@ -61,14 +68,19 @@ class EffdetDetector:
     def predict(self, images: Sequence[Image]) -> Detections:
         """See `model_zoo.adapters.base.Detector.predict`."""
         tables = []
-        for start in range(0, len(images), _MAX_BATCH):
-            chunk = images[start : start + _MAX_BATCH]
+        most = largest_batch(self._device)
+        for start in range(0, len(images), most):
+            chunk = images[start : start + most]
             pixels, placements = self.prepare(chunk)
-            with torch.inference_mode(), threads(self._settings.threads):
+            with (
+                torch.inference_mode(),
+                threads(self._settings.threads),
+                precision(self._device, self._settings.half),
+            ):
                 inside = _inside(placements).to(self._device)
                 # boxes are clipped to the picture before suppression, as in effdet's own evaluation
                 info = {"img_scale": torch.ones(len(chunk), device=self._device), "img_size": inside}
-                rows = to_numpy(self._bench(torch.from_numpy(pixels).to(self._device), info))
+                rows = to_numpy(self._bench(upload(pixels, self._device), info)).astype(np.float32)
             numbers = range(start, start + len(chunk))
             tables += [self._table(*one) for one in zip(numbers, rows, placements, strict=True)]
         return detections.concatenate(tables)

@@ -19,7 +19,15 @@ from model_zoo import bundle
 from model_zoo.adapters import mmdet_config
 from model_zoo.adapters.base import Image, InferenceSettings
 from model_zoo.adapters.preprocessing import Placement, Preprocessor, place
-from model_zoo.adapters.torch_support import device_of, threads, to_numpy
+from model_zoo.adapters.torch_support import (
+    device_of,
+    largest_batch,
+    placed,
+    precision,
+    threads,
+    to_numpy,
+    upload,
+)
 from model_zoo.bundle import InputSpec, Manifest, OutputSpec
 from model_zoo.mmdet_runtime import build_model
 
@@ -42,7 +50,8 @@ class MMDetDetector:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, settings: InferenceSettings) -> None:
-        self._model = read_model(folder, manifest, settings).to(device_of(settings.device)).eval()
+        self._device = device_of(settings.device)
+        self._model = placed(read_model(folder, manifest, settings), self._device)
         self._vocabulary = manifest.vocabulary
         self._input = manifest.input
         self._settings = settings
@@ -59,20 +68,29 @@ class MMDetDetector:
 
     def predict(self, images: Sequence[Image]) -> Detections:
         """Detects objects in a batch; see `model_zoo.adapters.base.Detector`."""
-        if not images:
-            return detections.empty()
+        most = largest_batch(self._device)
+        tables: list[Detections] = []
+        for start in range(0, len(images), most):
+            tables += self._tables(start, images[start : start + most])
+        return detections.concatenate(tables) if tables else detections.empty()
+
+    def _tables(self, start: int, images: Sequence[Image]) -> list[Detections]:
+        """The rows of each image of one forward pass; the first image has the position ``start``."""
         pixels = np.empty((len(images), 3, self._input.height, self._input.width), np.float32)
         with self._lock:
             placements = [
                 self._preprocessor.fill(image, target) for image, target in zip(images, pixels, strict=True)
             ]
-        with torch.inference_mode(), threads(self._settings.threads):
-            samples = _forward(self._model, torch.from_numpy(pixels), placements)
-        tables = [
-            self._table(position, sample.pred_instances, placement)
+        with (
+            torch.inference_mode(),
+            threads(self._settings.threads),
+            precision(self._device, self._settings.half),
+        ):
+            samples = _forward(self._model, upload(pixels, self._device), placements)
+        return [
+            self._table(start + position, sample.pred_instances, placement)
             for position, (sample, placement) in enumerate(zip(samples, placements, strict=True))
         ]
-        return detections.concatenate(tables)
 
     def _table(self, position: int, instances: Any, placement: Placement) -> Detections:
         """The rows of one image, sorted."""

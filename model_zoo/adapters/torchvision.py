@@ -18,11 +18,16 @@ from model_zoo.adapters import network_file
 from model_zoo.adapters.base import Image, InferenceSettings
 from model_zoo.adapters.network_labels import lookup
 from model_zoo.adapters.preprocessing import check_image
-from model_zoo.adapters.torch_support import device_of, threads, to_numpy
+from model_zoo.adapters.torch_support import (
+    device_of,
+    largest_batch,
+    placed,
+    precision,
+    threads,
+    to_numpy,
+    upload,
+)
 from model_zoo.bundle import InputSpec, Manifest
-
-# images of one size in one forward pass: more costs memory and gains nothing on a CPU
-_MAX_BATCH = 8
 
 
 class TorchvisionDetector:
@@ -50,7 +55,7 @@ class TorchvisionDetector:
         network_file.set_norm_eps(model, network.norm_eps)
         _configure(model, manifest, settings)
         self._device = device_of(settings.device)
-        self._model = model.to(self._device).eval()
+        self._model = placed(model, self._device)
         self._manifest, self._settings = manifest, settings
         self._lookup = lookup(network.numbers, network.classes)
         self._thinnest = 0.0 if model.transform.fixed_size else 2 / model.transform.max_size
@@ -67,10 +72,15 @@ class TorchvisionDetector:
             check_image(image)
             by_size.setdefault(image.shape, []).append(position)
         tables = []
-        with torch.inference_mode(), threads(self._settings.threads):
+        most = largest_batch(self._device)
+        with (
+            torch.inference_mode(),
+            threads(self._settings.threads),
+            precision(self._device, self._settings.half),
+        ):
             for positions in by_size.values():
-                for start in range(0, len(positions), _MAX_BATCH):
-                    chunk = positions[start : start + _MAX_BATCH]
+                for start in range(0, len(positions), most):
+                    chunk = positions[start : start + most]
                     answers = self._model([self._tensor(images[position]) for position in chunk])
                     tables += [self._table(*pair) for pair in zip(chunk, answers, strict=True)]
         heights, widths = (np.array([image.shape[axis] for image in images]) for axis in (0, 1))
@@ -88,7 +98,7 @@ class TorchvisionDetector:
             below, beside = max(0, needed - height), max(0, needed - width)
             grey = self._manifest.input.pad_value
             image = np.pad(image, ((0, below), (0, beside), (0, 0)), constant_values=grey)
-        pixels = torch.from_numpy(np.array(image, order="C")).to(self._device)
+        pixels = upload(np.array(image, order="C"), self._device)
         return pixels.permute(2, 0, 1).float().div_(255)
 
     def _table(self, position: int, answer: Mapping[str, torch.Tensor]) -> Detections:
