@@ -58,14 +58,19 @@ def measure(data: Path, repeats: int, images: int) -> dict[str, Any]:
         rows = {
             teacher.name: inference_rows.measure_teacher(teacher, records, repeats) for teacher in teachers
         }
+        batches = {
+            teacher.name: inference_rows.measure_batches(teacher, records, repeats)
+            for teacher in teachers
+            if teacher.name in (TINY, "yolox_nano_coco")
+        }
         together = {
             "images as they are": inference_rows.measure_together(teachers, records[:48], repeats),
             "enlarged to 12 megapixels": inference_rows.measure_together(
                 teachers, inference_rows.enlarged(records[:12], Path(folder) / "large"), repeats
             ),
         }
-    return {**_about(f"python -m benchmarks.inference --repeats {repeats} --images {images}"), "rows": rows,
-            "together": together}  # fmt: skip
+    command = f"python -m benchmarks.inference --repeats {repeats} --images {images}"
+    return {**_about(command), "rows": rows, "together": together, "batches": batches}
 
 
 def measure_memory(data: Path, sizes: list[int]) -> dict[str, Any]:

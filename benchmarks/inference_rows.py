@@ -139,13 +139,17 @@ def loop_over(bare: Bare, records: Sequence[ImageRecord]) -> int:
     return boxes
 
 
-def engine_over(team: Sequence[Teacher], records: Sequence[ImageRecord]) -> int:
+def engine_over(
+    team: Sequence[Teacher], records: Sequence[ImageRecord], batch_size: int | None = None
+) -> int:
     """The engine, into a new store; its networks stay open between rounds. Returns the number of boxes."""
     from tasks.infer import GenerateSettings, run_shard
     from tasks.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
-        found = run_shard(Store(Path(folder)), team, records, GenerateSettings(), "benchmark")
+        found = run_shard(
+            Store(Path(folder)), team, records, GenerateSettings(batch_size=batch_size), "benchmark"
+        )
         return sum(shard.counts["detections"] for shard in found.values())
 
 
@@ -176,7 +180,8 @@ def measure_teacher(teacher: Teacher, records: Sequence[ImageRecord], repeats: i
             "side_by_side": side_by_side,
             "loop": lambda: loop_over(alone, records),
         }
-        seconds = in_turns(ways, repeats)
+        work: dict[str, list[float]] = {}
+        seconds = in_turns(ways, repeats, work)
     forget_detectors()
     per_second = {name: quartiles([len(records) / one for one in taken]) for name, taken in seconds.items()}
 
@@ -191,8 +196,35 @@ def measure_teacher(teacher: Teacher, records: Sequence[ImageRecord], repeats: i
         "over_loop": ratios["loop"][1],
         "quartiles": ratios,
         "images_per_second": per_second,
+        "processor_milliseconds": {
+            name: quartiles([1e3 * one / len(records) for one in taken])[1] for name, taken in work.items()
+        },
         "images": len(records),
         "rounds": repeats,
+    }
+
+
+def measure_batches(teacher: Teacher, records: Sequence[ImageRecord], repeats: int) -> dict[str, Any]:
+    """Images per second of the engine by images per call, relative to the size that it chooses itself."""
+    from tasks.teams import forget_detectors
+
+    def way(size: int | None) -> Callable[[], Any]:
+        return lambda: engine_over([teacher], records, size)
+
+    # a thread each: other settings would close the network that is open
+    sizes: dict[str, int | None] = {"chosen": None, **{str(size): size for size in (1, 4, 8, 16, 32, 64)}}
+    threads = {name: ThreadPoolExecutor(1) for name in sizes}
+    ways = {
+        name: (lambda name=name, size=size: threads[name].submit(way(size)).result())
+        for name, size in sizes.items()
+    }
+    seconds = in_turns(ways, repeats)
+    for pool in threads.values():
+        pool.submit(forget_detectors).result()
+        pool.shutdown()
+    return {
+        name: quartiles([base / one for base, one in zip(seconds["chosen"], taken, strict=True)])[1]
+        for name, taken in seconds.items()
     }
 
 
@@ -237,17 +269,21 @@ def enlarged(records: Sequence[ImageRecord], folder: Path) -> list[ImageRecord]:
     return found
 
 
-def in_turns(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every way in every round, after one round that does not count."""
+def in_turns(
+    ways: dict[str, Callable[[], Any]], repeats: int, work: dict[str, list[float]] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of every way in every round after one that does not count; ``work``: of the processors."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    used = {} if work is None else work
     for number in range(repeats + 1):
         # every other round backwards, so that nobody always runs behind the same one
         order = list(ways) if number % 2 else list(ways)[::-1]
         for name in order:
-            start = time.perf_counter()
+            start, before = time.perf_counter(), time.process_time()
             ways[name]()
             if number:
                 seconds[name].append(time.perf_counter() - start)
+                used.setdefault(name, []).append(time.process_time() - before)
     return seconds
 
 
@@ -269,15 +305,19 @@ def page(document: dict[str, Any]) -> str:
         "Medians of paired rounds (quartiles in brackets); higher is better. What the columns mean: "
         "`benchmarks/inference.py`.",
         "",
-        "| teacher | of the bare forward rate | of the rate side by side | over the loop | images/s |",
-        "|---|---:|---:|---:|---:|",
+        "| teacher | of the bare forward rate | of the rate side by side | over the loop | images/s "
+        "| processor ms per image: bare | side by side | loop | engine |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in document["rows"].items():
         cells = [
             f"{middle:.2f} ({low:.2f} to {high:.2f})"
             for low, middle, high in (row["quartiles"][key] for key in ("bare", "side_by_side", "loop"))
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} | {row['images_per_second']['engine'][1]:.0f} |")
+        cells.append(f"{row['images_per_second']['engine'][1]:.0f}")
+        work = row["processor_milliseconds"]
+        cells += [f"{work[way]:.1f}" for way in ("bare", "side_by_side", "loop", "engine")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
         "All teachers over one shard together, each image decoded once, against one teacher after the other:",
@@ -289,4 +329,7 @@ def page(document: dict[str, Any]) -> str:
         low, middle, high = row["times_as_fast"]
         megapixels = f"{row['megapixels']:.2f}"
         lines.append(f"| {row['images']}, {name} | {megapixels} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+    lines += ["", "Images per second by images per call, relative to what the engine chooses:", ""]
+    for name, row in document["batches"].items():
+        lines.append(f"- {name}: " + ", ".join(f"{size}: {rate:.2f}" for size, rate in row.items()))
     return "\n".join(lines) + "\n"

@@ -65,7 +65,7 @@ class GenerateSettings(BaseModel):
     shard_size: int = Field(256, ge=1, description="Images per shard, the unit of work that a resume keeps.")
     half: bool = Field(
         False,
-        description="Networks of torch compute in float16 on a GPU: faster, boxes move by fractions of a pixel.",
+        description="Networks of torch compute in float16 on a GPU: faster, boxes move a little.",
     )
     augment: Literal["none", "flip"] = Field(
         "none",

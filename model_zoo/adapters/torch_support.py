@@ -28,7 +28,7 @@ def device_of(name: str) -> torch.device:
 
 
 def placed(model: Any, device: torch.device) -> Any:
-    """A network on its device, ready to predict; on a GPU with its channels last, as its kernels want them."""
+    """A network on its device, ready to predict; on a GPU with channels last, as its kernels want them."""
     if device.type == "cuda":
         return model.to(device, memory_format=torch.channels_last).eval()
     return model.to(device).eval()
