@@ -16,11 +16,22 @@ def usable_cores() -> int:
     ``os.cpu_count`` counts the whole machine: a container with two of 64
     processors would run 64 threads that wait for one another.
     """
-    asked = os.environ.get(VARIABLE, "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(found, _quota() or found))
+    found = _affinity()
+    return _asked() or max(1, min(found, _quota() or found))
+
+
+def thread_limit() -> int:
+    """What runtimes have to be told that see only the affinity; 0: their own choice is right."""
+    return _asked() or (usable_cores() if usable_cores() < _affinity() else 0)
+
+
+def _asked() -> int:
+    text = os.environ.get(VARIABLE, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _quota() -> int | None:

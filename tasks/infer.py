@@ -25,6 +25,7 @@ from composition.detections import Detections
 from composition.second_look import bordered, without_border
 from composition.stability import flip_spread
 from model_zoo.adapters.base import Detector, Image, InferenceSettings
+from model_zoo.cores import thread_limit
 from tasks import unanswered
 from tasks.devices import reserve_device
 from tasks.image_index import ImageRecord, load_index, shards
@@ -245,7 +246,7 @@ def _limits(settings: GenerateSettings, device: str, threads: int = 0) -> Infere
         score_floor=settings.score_floor,
         max_detections=settings.max_detections,
         device=device,
-        threads=threads,
+        threads=threads or thread_limit(),
         half=settings.half,
     )
 

@@ -85,7 +85,12 @@ def label_pool(
         )
         with draft.file(COCO_FILE).open("w") as file:
             file.writelines(
-                pseudo.coco_text(_images(index, pairs), space.classes, _read(draft.file(LABELS_FILE)), INFO)
+                pseudo.coco_text(
+                    _images(index, pairs, len(space.classes)),
+                    space.classes,
+                    _read(draft.file(LABELS_FILE)),
+                    INFO,
+                )
             )
         pq.write_table(pseudo.unspoken_to_arrow(pairs), draft.file(UNSPOKEN_FILE))
         draft.counts = {
@@ -148,9 +153,11 @@ def _by_image(unspoken: NDArray[np.int64]) -> dict[int, list[int]]:
     return missing
 
 
-def _images(index: Artifact, unspoken: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+def _images(index: Artifact, unspoken: NDArray[np.int64], classes: int) -> Iterator[dict[str, Any]]:
     missing = _by_image(unspoken)
     for record in iter_index(index):
+        if len(missing.get(record.image_id, ())) == classes:
+            continue  # nobody has seen it: it teaches nothing, and its file may not be readable any more
         yield {
             "id": record.image_id,
             "file_name": record.path,

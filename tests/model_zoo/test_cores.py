@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model_zoo import cores
-from model_zoo.cores import VARIABLE, usable_cores
+from model_zoo.cores import VARIABLE, thread_limit, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,11 @@ def test_a_container_has_fewer_than_the_machine(
     if quota is not None:
         (tmp_path / "cpu.max").write_text(quota)
     assert usable_cores() == expected
+    assert thread_limit() == (0 if expected == 4 else expected), "runtimes see the affinity themselves"
 
 
 def test_who_asks_for_a_number_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "7")
-    assert usable_cores() == 7
+    assert usable_cores() == thread_limit() == 7
     monkeypatch.setenv(VARIABLE, "many")
     assert usable_cores() >= 1

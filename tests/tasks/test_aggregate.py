@@ -202,6 +202,11 @@ def test_images_on_which_all_experts_failed_are_said_to_be_unspoken(store: Store
     assert images[4]["unspoken"] == [2, 3]
     assert "unspoken" not in images[5]
 
+    everybody = {name: [6] for name in SPACE.teachers}
+    labels = label_pool(store, pool.index, fused, SPACE, settings, thresholds, everybody)
+    ids = {row["id"] for row in json.loads(labels.file(COCO_FILE).read_text())["images"]}
+    assert ids == set(range(10)) - {6}, "an image that nobody saw teaches nothing"
+
 
 def test_silence_counts_against_a_box_only_where_the_teacher_has_spoken(store: Store) -> None:
     tables = [load_detections(parts[0]) for parts in make_pool(store, SPACE, 8, 8).shards.values()]
