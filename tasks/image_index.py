@@ -227,8 +227,7 @@ index_images = step(build_index, "index images")
 
 def load_index(index: Artifact) -> list[ImageRecord]:
     """The usable images of an index, by image id."""
-    rows = pq.read_table(index.file(INDEX_FILE)).to_pylist()
-    return [ImageRecord(**row) for row in rows]
+    return list(iter_index(index))
 
 
 def iter_index(index: Artifact, batch: int = 1024) -> Iterator[ImageRecord]:
