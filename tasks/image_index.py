@@ -173,6 +173,15 @@ def content_digest(listing: ImageList) -> str:
     return digest_of("image-index", INDEX_VERSION, files)
 
 
+def _index_key(listing: ImageList, content: str) -> str:
+    return digest_of(content, str(listing.root))
+
+
+def find_index(store: Store, listing: ImageList, content: str) -> Artifact | None:
+    """The index of an image set if there is one; ``content`` is its `content_digest`."""
+    return store.find("image-index", _index_key(listing, content))
+
+
 def build_index(store: Store, listing: ImageList) -> Artifact:
     """Decodes every image once and writes ``images.parquet`` and ``quarantine.parquet``.
 
@@ -184,8 +193,7 @@ def build_index(store: Store, listing: ImageList) -> Artifact:
         UserError: Not one image is usable.
     """
     content = content_digest(listing)
-    key = digest_of(content, str(listing.root))
-    found = store.find("image-index", key)
+    found = find_index(store, listing, content)
     if found:
         return found
     good: list[ImageRecord] = []
@@ -214,7 +222,7 @@ def build_index(store: Store, listing: ImageList) -> Artifact:
             f"the first, {bad[0]['path']}: {bad[0]['reason']}",
             "Check the path and the files.",
         )
-    with store.write("image-index", key, {"content": content}) as draft:
+    with store.write("image-index", _index_key(listing, content), {"content": content}) as draft:
         rows = [{name: getattr(record, name) for name in INDEX_SCHEMA.names} for record in good]
         pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), draft.file(INDEX_FILE))
         pq.write_table(pa.Table.from_pylist(bad, QUARANTINE_SCHEMA), draft.file(QUARANTINE_FILE))
