@@ -21,6 +21,7 @@ from tasks.image_index import ImageList, content_digest, list_images
 from tasks.infer import INFERENCE_VERSION
 from tasks.label import LABEL_VERSION
 from tasks.method_settings import LABEL_RULES, CalibrateSettings, Calibration, Rule
+from tasks.remote_images import url_of
 from tasks.store import digest_of
 from tasks.teachers import Teacher
 from tasks.thresholds import THRESHOLDS_VERSION
@@ -146,7 +147,7 @@ class Plan(LabelPlan):
                 },
             },
             "images": {
-                "source": str(self.listing.source),
+                "source": url_of(self.listing.source) or str(self.listing.source),
                 "count": len(self.listing.paths),
                 "digest": self.images_digest,
             },

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 
 from composition.errors import UserError
 from model_zoo.images import SUFFIXES, BadImageError, decode_rgb, read_bytes
+from tasks.home import Home
 from tasks.label_files import coco_file, find_image_files
 from tasks.label_files.source import COCO_FOLDER
 from tasks.progress import track
+from tasks.remote_images import fetch_images, url_of
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 
@@ -68,11 +70,13 @@ class ImageList:
         source: The folder or COCO file it came from, for messages.
         root: Folder that the paths are relative to.
         paths: Sorted relative paths.
+        bad: Path to the reason why it cannot be used, where that is known already.
     """
 
     source: Path
     root: Path
     paths: tuple[str, ...]
+    bad: Mapping[str, str] = field(default_factory=dict)
 
 
 def list_images(source: Path, root: Path | None = None, limit: int | None = None) -> ImageList:
@@ -80,7 +84,7 @@ def list_images(source: Path, root: Path | None = None, limit: int | None = None
 
     Args:
         source: A folder of images, a COCO JSON file with ``images[].file_name``, or a set as in
-            `tasks.label_files`.
+            `tasks.label_files`, or the URL of a folder in a store (`tasks.remote_images`).
         root: Folder of a COCO file's images; default: ``images/`` beside the
             file where it exists, else the file's own folder.
         limit: Take only the first so many of the sorted paths.
@@ -88,6 +92,9 @@ def list_images(source: Path, root: Path | None = None, limit: int | None = None
     Raises:
         UserError: Nothing there, or not in the form expected.
     """
+    if url := url_of(source):
+        fetched = fetch_images(url, Home.default().remote_images, limit)
+        return ImageList(source, fetched.root, fetched.paths, fetched.bad)
     found = find_image_files(source)
     if found:
         folder, paths = found.root, list(found.paths)
@@ -200,6 +207,8 @@ def build_index(store: Store, listing: ImageList) -> Artifact:
     bad: list[dict[str, Any]] = []
 
     def inspect(path: str) -> tuple[str, int, int] | str:
+        if path in listing.bad:
+            return listing.bad[path]
         try:
             data = read_bytes(listing.root / path)
             height, width = decode_rgb(data).shape[:2]
