@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.plan import Plan
+from flows.plan import LabelPlan, Plan
 from model_zoo.adapters.base import InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.mmdet_runtime import build_model
@@ -16,6 +16,8 @@ from model_zoo.student_configs import load_student, model_config
 from model_zoo.student_settings import StudentSettings
 from tasks.evaluate import SETTINGS
 from tasks.home import Home
+from tasks.image_index import find_index
+from tasks.infer import missing_shards
 from tasks.teachers import Teacher
 
 _PROBE_IMAGES = 4
@@ -42,6 +44,31 @@ def estimate(home: Home, plan: Plan) -> dict[str, Any]:
         "inference_seconds": round(inference, 1),
         "training_seconds": round(training, 1),
         "text": {"inference": _readable(inference), "training": _readable(training)},
+    }
+
+
+def estimate_labels(home: Home, plan: LabelPlan) -> dict[str, Any]:
+    """Estimates the time of a labelling: every teacher on the images that it has not seen yet.
+
+    Returns:
+        ``{"missing": {teacher: images}, "inference_seconds", "text": {label: text}}``.
+    """
+    index = find_index(home.store, plan.listing, plan.images_digest)
+    missing = {
+        teacher.name: missing_shards(home.store, teacher, index, plan.recipe.generate)
+        if index
+        else len(plan.listing.paths)
+        for teacher in plan.teachers
+    }
+    seconds = sum(
+        missing[teacher.name] * _seconds_per_image(teacher)
+        for teacher in plan.teachers
+        if missing[teacher.name]
+    )
+    return {
+        "missing": missing,
+        "inference_seconds": round(seconds, 1),
+        "text": {"inference": _readable(seconds) if seconds else "none, the store has it"},
     }
 
 

@@ -21,6 +21,7 @@ from tasks.image_index import ImageList, content_digest, list_images
 from tasks.infer import INFERENCE_VERSION
 from tasks.label import LABEL_VERSION
 from tasks.method_settings import LABEL_RULES, CalibrateSettings, Calibration, Rule
+from tasks.remote_images import url_of
 from tasks.store import digest_of
 from tasks.teachers import Teacher
 from tasks.thresholds import THRESHOLDS_VERSION
@@ -83,6 +84,53 @@ class LabelPlan:
             return None
         return [self.labelled.digest, self.labelled.images_digest, self.recipe.calibrate.images]
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, for ``--dry-run --json`` and the tracking server."""
+        coverage = spaces.coverage(self.space)
+        return {
+            "name": self.recipe.name,
+            "labelling": self.labels_digest,
+            "teachers": [
+                {
+                    "name": teacher.name,
+                    "adapter": teacher.manifest.adapter,
+                    "classes": len(teacher.manifest.vocabulary),
+                    "digest": teacher.digest,
+                    "registry": teacher.origin,
+                }
+                for teacher in self.teachers
+            ],
+            "label_space": {
+                "classes": list(self.space.classes),
+                "digest": spaces.digest(self.space),
+                "coverage": {
+                    teacher.name: [bool(known) for known in coverage[:, column]]
+                    for column, teacher in enumerate(self.teachers)
+                },
+            },
+            "images": {
+                "source": url_of(self.listing.source) or str(self.listing.source),
+                "count": len(self.listing.paths),
+                "digest": self.images_digest,
+            },
+            "method": self._method(),
+        }
+
+    def _method(self) -> dict[str, Any]:
+        recipe = self.recipe
+        used = self.labelled if self._labels_used else None
+        return {
+            "generate": recipe.generate.model_dump(mode="json"),
+            "fuser": fusers.to_json(recipe.fuse.fuser()),
+            "calibration": self.calibration,
+            "labels": used
+            and {
+                "source": str(used.source),
+                "images": min(recipe.calibrate.images, len(used.coco["images"])),
+            },
+            "thresholds": {**recipe.filter.model_dump(mode="json"), "rule": self.rule},
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Plan(LabelPlan):
@@ -123,34 +171,11 @@ class Plan(LabelPlan):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, for ``--dry-run --json`` and the tracking server."""
-        coverage = spaces.coverage(self.space)
+        shared = super(Plan, self).to_dict()
         return {
-            "name": self.recipe.name,
+            "name": shared.pop("name"),
             "composition": self.digest,
-            "teachers": [
-                {
-                    "name": teacher.name,
-                    "adapter": teacher.manifest.adapter,
-                    "classes": len(teacher.manifest.vocabulary),
-                    "digest": teacher.digest,
-                    "registry": teacher.origin,
-                }
-                for teacher in self.teachers
-            ],
-            "label_space": {
-                "classes": list(self.space.classes),
-                "digest": spaces.digest(self.space),
-                "coverage": {
-                    teacher.name: [bool(known) for known in coverage[:, column]]
-                    for column, teacher in enumerate(self.teachers)
-                },
-            },
-            "images": {
-                "source": str(self.listing.source),
-                "count": len(self.listing.paths),
-                "digest": self.images_digest,
-            },
-            "method": self._method(),
+            **shared,
             "student": self.recipe.student.model_dump(mode="json"),
             "evaluate": {
                 name: {
@@ -160,21 +185,6 @@ class Plan(LabelPlan):
                 }
                 for name, dataset in self.datasets.items()
             },
-        }
-
-    def _method(self) -> dict[str, Any]:
-        recipe = self.recipe
-        used = self.labelled if self._labels_used else None
-        return {
-            "generate": recipe.generate.model_dump(mode="json"),
-            "fuser": fusers.to_json(recipe.fuse.fuser()),
-            "calibration": self.calibration,
-            "labels": used
-            and {
-                "source": str(used.source),
-                "images": min(recipe.calibrate.images, len(used.coco["images"])),
-            },
-            "thresholds": {**recipe.filter.model_dump(mode="json"), "rule": self.rule},
         }
 
 

@@ -17,6 +17,7 @@ from model_zoo.student_settings import StudentSettings
 from tasks.infer import GenerateSettings
 from tasks.method_settings import CalibrateSettings, FilterSettings, FuseSettings
 from tasks.references import is_reference
+from tasks.remote_images import url_of
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 # keys that had another name, or another meaning under it
@@ -55,7 +56,8 @@ class ImagesSettings(_Section):
     """The unlabeled images."""
 
     source: Path = Field(
-        description="A folder of images, a COCO JSON file, or a YOLO or VOC data set (labels are not read)."
+        description="A folder of images, a COCO JSON file, a YOLO or VOC data set (labels are not read), or "
+        "the URL of a folder in a store, e.g. s3://bucket/photos."
     )
     root: Path | None = Field(
         None, description="Folder of a COCO file's images; default: images/ beside it, or its own folder."
@@ -176,7 +178,7 @@ def _resolve(recipe: Recipe, base: Path) -> Recipe:
     """Makes relative paths absolute, so that the recipe means the same everywhere."""
 
     def absolute(path: Path | None) -> Path | None:
-        return None if path is None else (base / path.expanduser()).resolve()
+        return path if path is None or url_of(path) else (base / path.expanduser()).resolve()
 
     def reference(name: str) -> str:
         return str((base / name).resolve()) if "/" in name and not is_reference(name) else name

@@ -114,7 +114,7 @@ def _sheet(
     for (title, color, group), count in zip(groups, rows, strict=True):
         draw = ImageDraw.Draw(sheet)
         draw.rectangle((_MARGIN, top + 4, _MARGIN + 5, top + 24), fill=color)
-        draw.text((_MARGIN + 16, top + 14), title, _INK, _font(17, bold=True), anchor="lm")
+        draw.text((_MARGIN + 16, top + 14), title, _INK, font(17, bold=True), anchor="lm")
         top += 36
         for number, example in enumerate(group):
             x = _MARGIN + number % _COLUMNS * (_CELL + _GAP)
@@ -128,13 +128,13 @@ def _header(draw: ImageDraw.ImageDraw, suggestion: Suggestion) -> None:
     proposal = suggestion.proposal
     verdict = "confident" if proposal.confident else "unsure"
     title = f"{suggestion.second_class}  {_RELATION[proposal.relation]}  {suggestion.first_class}"
-    draw.text((_MARGIN, 36), title, _INK, _font(28, bold=True), anchor="lm")
+    draw.text((_MARGIN, 36), title, _INK, font(28, bold=True), anchor="lm")
     color = _GOOD if proposal.confident else _BAD
-    left = _MARGIN + draw.textlength(title, _font(28, bold=True)) + 24
+    left = _MARGIN + draw.textlength(title, font(28, bold=True)) + 24
     label = verdict if suggestion.status == "proposed" else f"{verdict}, {suggestion.status}"
-    size = draw.textlength(label, _font(16, bold=True))
+    size = draw.textlength(label, font(16, bold=True))
     draw.rounded_rectangle((left, 22, left + size + 24, 52), 15, fill=color)
-    draw.text((left + 12, 37), label, _PAPER, _font(16, bold=True), anchor="lm")
+    draw.text((left + 12, 37), label, _PAPER, font(16, bold=True), anchor="lm")
     one, two = class_colors(2)
     lines = [
         (one, suggestion.first_teacher, suggestion.first_class, suggestion.second_class, proposal.forward),
@@ -143,9 +143,9 @@ def _header(draw: ImageDraw.ImageDraw, suggestion: Suggestion) -> None:
     for number, (color, teacher, asked, answer, direction) in enumerate(lines):
         y = 84 + number * 30
         draw.rectangle((_MARGIN, y - 9, _MARGIN + 18, y + 9), fill=color)
-        draw.text((_MARGIN + 30, y), teacher, _INK, _font(17, bold=True), anchor="lm")
-        left = _MARGIN + 30 + draw.textlength(teacher, _font(17, bold=True)) + 12
-        draw.text((left, y), _summary(asked, answer, direction), _PALE, _font(17), anchor="lm")
+        draw.text((_MARGIN + 30, y), teacher, _INK, font(17, bold=True), anchor="lm")
+        left = _MARGIN + 30 + draw.textlength(teacher, font(17, bold=True)) + 12
+        draw.text((left, y), _summary(asked, answer, direction), _PALE, font(17), anchor="lm")
 
 
 def _summary(asked: str, answer: str, direction: Direction) -> str:
@@ -162,7 +162,7 @@ def _crop(findings: Findings, pair: PairDiscovery, example: _Example) -> NDArray
     tables = [findings.detections[teacher.name] for teacher in teachers]
     shown = [(side, tables[side][[row]]) for side, row in enumerate(example.rows) if row >= 0]
     boxes = np.concatenate([found.boxes for _, found in shown])
-    left, top, size = _window(boxes, image.shape[1], image.shape[0])
+    left, top, size = window(boxes, image.shape[1], image.shape[0])
     scale = _CELL / size
     # beyond the edge of the image the crop is grey
     canvas = Image.new("RGB", (size, size), "#e5e7eb")
@@ -183,7 +183,7 @@ def _crop(findings: Findings, pair: PairDiscovery, example: _Example) -> NDArray
     return draw_detections(square, moved, names, text_scale=1.7)
 
 
-def _window(boxes: NDArray[np.float32], width: int, height: int) -> tuple[int, int, int]:
+def window(boxes: NDArray[np.float32], width: int, height: int) -> tuple[int, int, int]:
     """Left, top and side of a square around all boxes with room to see what is beside them."""
     x1, y1 = boxes[:, :2].min(axis=0).tolist()
     x2, y2 = boxes[:, 2:].max(axis=0).tolist()
@@ -196,6 +196,7 @@ def _window(boxes: NDArray[np.float32], width: int, height: int) -> tuple[int, i
 
 
 @cache
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font of all sheets."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -43,7 +43,12 @@ def class_colors(count: int) -> list[str]:
 
 
 def draw_detections(
-    image: NDArray[np.uint8], detections: Detections, classes: Sequence[str], *, text_scale: float = 1.0
+    image: NDArray[np.uint8],
+    detections: Detections,
+    classes: Sequence[str],
+    *,
+    text_scale: float = 1.0,
+    colors: Sequence[str] | None = None,
 ) -> NDArray[np.uint8]:
     """Draws boxes with class name and score.
 
@@ -54,6 +59,7 @@ def draw_detections(
         classes: Names that ``class_id`` indexes; they decide the colours, too.
         text_scale: Factor on the size of the labels, which is about a
             fortieth of the longer side.
+        colors: ``#rrggbb`` of every class; default: `class_colors`.
 
     Returns:
         A new image of the same size.
@@ -62,12 +68,12 @@ def draw_detections(
         return image.copy()
     rows = detections[np.argsort(detections.score, kind="stable")]
     names = [f"{classes[c]} {score:.2f}" for c, score in zip(rows.class_id, rows.score.tolist(), strict=True)]
-    colors = class_colors(len(classes))
-    palette = sv.ColorPalette.from_hex(colors)
+    tints = class_colors(len(classes)) if colors is None else list(colors)
+    palette = sv.ColorPalette.from_hex(tints)
     found = sv.Detections(xyxy=rows.boxes.copy(), confidence=rows.score, class_id=rows.class_id.astype(int))
     boxes = sv.BoxAnnotator(color=palette, thickness=_thickness(image))
     drawn = boxes.annotate(_swapped(image), found)
-    ink = sv.ColorPalette.from_hex([_ink_on(color) for color in colors])
+    ink = sv.ColorPalette.from_hex([_ink_on(color) for color in tints])
     return _swapped(_label(drawn, found, names, palette, ink, text_scale))
 
 
@@ -88,6 +94,41 @@ def draw_ignored(image: NDArray[np.uint8], regions: Detections) -> NDArray[np.ui
     corner = max(4, max(image.shape[:2]) // 40)
     annotator = sv.BoxCornerAnnotator(color=color, thickness=_thickness(image), corner_length=corner)
     return _swapped(np.asarray(annotator.annotate(_swapped(image), found), np.uint8))
+
+
+def draw_frames(image: NDArray[np.uint8], boxes: Detections, color: str) -> NDArray[np.uint8]:
+    """Draws boxes of one colour without text; returns a new image of the same size."""
+    found = sv.Detections(xyxy=boxes.boxes.copy(), class_id=np.zeros(len(boxes), int))
+    annotator = sv.BoxAnnotator(color=sv.Color.from_hex(color), thickness=max(2, _thickness(image)))
+    return _swapped(annotator.annotate(_swapped(image), found))
+
+
+def draw_dashed(
+    image: NDArray[np.uint8], regions: Detections, color: str, *, hatched: bool
+) -> NDArray[np.uint8]:
+    """Marks regions by dashed outlines.
+
+    Args:
+        image: (height, width, 3) uint8 RGB; not changed.
+        regions: Boxes in pixels of the image.
+        color: ``#rrggbb``.
+        hatched: Also fills them with diagonal stripes.
+
+    Returns:
+        A new image of the same size.
+    """
+    if not len(regions):
+        return image.copy()
+    found = sv.Detections(xyxy=regions.boxes.copy(), class_id=np.zeros(len(regions), int))
+    paint, thickness = sv.Color.from_hex(color), max(2, _thickness(image))
+    height, width = image.shape[:2]
+    diagonal = np.add.outer(np.arange(height), np.arange(width))[..., None]
+    drawn = _swapped(image)
+    if hatched:
+        filled = sv.ColorAnnotator(color=paint, opacity=0.7).annotate(drawn.copy(), found)
+        drawn = np.where(diagonal % (6 * thickness) < thickness, filled, drawn)
+    outlined = sv.BoxAnnotator(color=paint, thickness=thickness).annotate(drawn.copy(), found)
+    return _swapped(np.where(diagonal % (8 * thickness) < 5 * thickness, outlined, drawn))
 
 
 def _swapped(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

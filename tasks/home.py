@@ -64,6 +64,11 @@ class Home:
         return self.root / "registry"
 
     @property
+    def remote_images(self) -> Path:
+        """Cache of images that lie in an object store."""
+        return self.root / "remote-images"
+
+    @property
     def mlflow_artifacts(self) -> Path:
         """Where MLflow keeps artifacts when it has no server of its own."""
         return self.root / "mlflow-artifacts"

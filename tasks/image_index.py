@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 
 from composition.errors import UserError
 from model_zoo.images import SUFFIXES, BadImageError, decode_rgb, read_bytes
+from tasks.home import Home
 from tasks.label_files import coco_file, find_image_files
 from tasks.label_files.source import COCO_FOLDER
 from tasks.progress import track
+from tasks.remote_images import fetch_images, url_of
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 
@@ -68,11 +70,13 @@ class ImageList:
         source: The folder or COCO file it came from, for messages.
         root: Folder that the paths are relative to.
         paths: Sorted relative paths.
+        bad: Path to the reason why it cannot be used, where that is known already.
     """
 
     source: Path
     root: Path
     paths: tuple[str, ...]
+    bad: Mapping[str, str] = field(default_factory=dict)
 
 
 def list_images(source: Path, root: Path | None = None, limit: int | None = None) -> ImageList:
@@ -80,7 +84,7 @@ def list_images(source: Path, root: Path | None = None, limit: int | None = None
 
     Args:
         source: A folder of images, a COCO JSON file with ``images[].file_name``, or a set as in
-            `tasks.label_files`.
+            `tasks.label_files`, or the URL of a folder in a store (`tasks.remote_images`).
         root: Folder of a COCO file's images; default: ``images/`` beside the
             file where it exists, else the file's own folder.
         limit: Take only the first so many of the sorted paths.
@@ -88,6 +92,9 @@ def list_images(source: Path, root: Path | None = None, limit: int | None = None
     Raises:
         UserError: Nothing there, or not in the form expected.
     """
+    if url := url_of(source):
+        fetched = fetch_images(url, Home.default().remote_images, limit)
+        return ImageList(source, fetched.root, fetched.paths, fetched.bad)
     found = find_image_files(source)
     if found:
         folder, paths = found.root, list(found.paths)
@@ -173,6 +180,15 @@ def content_digest(listing: ImageList) -> str:
     return digest_of("image-index", INDEX_VERSION, files)
 
 
+def _index_key(listing: ImageList, content: str) -> str:
+    return digest_of(content, str(listing.root))
+
+
+def find_index(store: Store, listing: ImageList, content: str) -> Artifact | None:
+    """The index of an image set if there is one; ``content`` is its `content_digest`."""
+    return store.find("image-index", _index_key(listing, content))
+
+
 def build_index(store: Store, listing: ImageList) -> Artifact:
     """Decodes every image once and writes ``images.parquet`` and ``quarantine.parquet``.
 
@@ -184,14 +200,15 @@ def build_index(store: Store, listing: ImageList) -> Artifact:
         UserError: Not one image is usable.
     """
     content = content_digest(listing)
-    key = digest_of(content, str(listing.root))
-    found = store.find("image-index", key)
+    found = find_index(store, listing, content)
     if found:
         return found
     good: list[ImageRecord] = []
     bad: list[dict[str, Any]] = []
 
     def inspect(path: str) -> tuple[str, int, int] | str:
+        if path in listing.bad:
+            return listing.bad[path]
         try:
             data = read_bytes(listing.root / path)
             height, width = decode_rgb(data).shape[:2]
@@ -214,7 +231,7 @@ def build_index(store: Store, listing: ImageList) -> Artifact:
             f"the first, {bad[0]['path']}: {bad[0]['reason']}",
             "Check the path and the files.",
         )
-    with store.write("image-index", key, {"content": content}) as draft:
+    with store.write("image-index", _index_key(listing, content), {"content": content}) as draft:
         rows = [{name: getattr(record, name) for name in INDEX_SCHEMA.names} for record in good]
         pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), draft.file(INDEX_FILE))
         pq.write_table(pa.Table.from_pylist(bad, QUARANTINE_SCHEMA), draft.file(QUARANTINE_FILE))

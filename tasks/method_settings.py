@@ -100,7 +100,8 @@ class CalibrateSettings(_Section):
     )
     annotations: Path | None = Field(
         None,
-        description="COCO JSON file with labels, or a YOLO or VOC set; also what the f_beta rule of filter learns from.",
+        description="COCO JSON file with labels, or a YOLO or VOC set; also what the f_beta rule of filter "
+        "learns from.",
     )
     root: Path | None = Field(None, description="Folder of its images.")
     images: int = Field(

@@ -216,9 +216,9 @@ def _agrees(one: Detections, row: int, other: Detections) -> bool:
 
 
 def _picture_row(picture: Picture, classes: Sequence[str]) -> dict[str, Any]:
-    cells = [{"title": "Unlabeled image", "note": "", "uri": _data_uri(_resized(picture.image))}]
+    cells = [{"title": "Unlabeled image", "note": "", "uri": picture_uri(_resized(picture.image))}]
     for cell in picture.cells:
-        uri = _data_uri(_drawn(picture.image, cell, classes))
+        uri = picture_uri(_drawn(picture.image, cell, classes))
         cells.append({"title": cell.title, "note": cell.note, "uri": uri})
     # more than five side by side would be too small to read
     columns = len(cells) if len(cells) <= 5 else -(-len(cells) // 2)
@@ -251,7 +251,8 @@ def _resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), np.uint8)
 
 
-def _data_uri(image: NDArray[np.uint8]) -> str:
+def picture_uri(image: NDArray[np.uint8]) -> str:
+    """An RGB picture as a JPEG in a ``data:`` address."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=86, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

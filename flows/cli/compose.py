@@ -46,8 +46,8 @@ def compose(
     print_json(record) if as_json else print_record(record)
 
 
-def print_plan(plan: dict[str, Any]) -> None:
-    """The plan as tables."""
+def print_sight(plan: dict[str, Any]) -> None:
+    """The teachers of a plan, and who sees which class, as tables."""
     rows = [[t["name"], t["adapter"], str(t["classes"]), t["digest"][:12]] for t in plan["teachers"]]
     print_table("Teachers", ("name", "adapter", "classes", "digest"), rows)
     space = plan["label_space"]
@@ -57,10 +57,23 @@ def print_plan(plan: dict[str, Any]) -> None:
         for row, name in enumerate(space["classes"])
     ]
     print_table(f"Label space {space['digest'][:12]} (who sees what)", ("class", *coverage), rows)
-    images, student, time = plan["images"], plan["student"], plan["estimate"]
-    settings = [
+
+
+def input_rows(plan: dict[str, Any]) -> list[list[str]]:
+    """Images and method of a plan, a line each."""
+    images = plan["images"]
+    return [
         ["images", f"{images['count']} of {images['source']} ({images['digest'][:12]})"],
         *_method_rows(plan["method"]),
+    ]
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """The plan as tables."""
+    print_sight(plan)
+    student, time = plan["student"], plan["estimate"]
+    settings = [
+        *input_rows(plan),
         [
             "student",
             f"{student['architecture']}, {student['image_size']} px, {student['epochs']} epochs, "

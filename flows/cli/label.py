@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.cli.compose import input_rows, print_sight
 from flows.cli.output import JsonOption, console, print_json, print_table, show_log
 from flows.environment import make_home
+from tasks.home import Home
 
 
 class Form(StrEnum):
@@ -20,6 +22,7 @@ class Form(StrEnum):
     YOLO_SCORES = "yolo-scores"
     VOC = "voc"
     PARQUET = "parquet"
+    CVAT = "cvat"
     LABEL_STUDIO = "label-studio"
 
 
@@ -47,6 +50,7 @@ def label(
     detections: Annotated[
         bool, typer.Option("--detections", help="Also export what every teacher found, before fusion.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,12 +59,34 @@ def label(
     from flows.recipe import load_recipe
 
     loaded = load_recipe(recipe)
+    if dry_run:
+        from flows.estimate import estimate_labels
+        from flows.plan import make_label_plan
+
+        home = Home.default()
+        plan = make_label_plan(loaded, home, limit)
+        document = {**plan.to_dict(), "estimate": estimate_labels(home, plan)}
+        print_json(document) if as_json else _print_plan(document)
+        return
     show_log()
     from flows.label import label as label_flow
 
     target = to and to.absolute()
     record = label_flow(loaded, limit, form.value, target, images.value, detections)
     print_json(record) if as_json else _print(record)
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    print_sight(plan)
+    time = plan["estimate"]
+    settings = [
+        *input_rows(plan),
+        *[[f"{name} has not seen", f"{count:,} images"] for name, count in time["missing"].items()],
+        ["labelling", plan["labelling"]],
+        *[[f"estimated {name}", text] for name, text in time["text"].items()],
+    ]
+    print_table(f"Labels of {plan['name']}", ("", "value"), settings)
+    console.print("Nothing was run. Leave out --dry-run to run it.")
 
 
 def _print(record: dict[str, Any]) -> None:

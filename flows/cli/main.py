@@ -24,6 +24,7 @@ from flows.cli import (
     label,
     label_space,
     predict,
+    preview,
     promote,
     pull,
     recompose,
@@ -58,6 +59,7 @@ app.command("diagnose")(diagnose.diagnose)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)
+app.command("preview")(preview.preview)
 app.command("promote")(promote.promote)
 app.command("pull")(pull.pull)
 app.command("recompose")(recompose.recompose)

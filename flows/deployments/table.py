@@ -50,6 +50,7 @@ class Deployment:
 DEPLOYMENTS = (
     # inference and training fill a machine: the second composition waits for the first
     Deployment("flows.deployments.compose.compose", ("composition",), concurrency=1),
+    Deployment("flows.deployments.label.label", ("labels",), concurrency=1),
     Deployment("flows.deployments.finetune.finetune", ("training",), concurrency=1),
     Deployment("flows.deployments.evaluate.evaluate", ("evaluation",), concurrency=2),
     Deployment("flows.deployments.registry.register_teacher", ("registry",)),

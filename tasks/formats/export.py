@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from composition.errors import UserError
-from tasks.formats import coco, label_studio, parquet, voc, yolo
+from tasks.formats import coco, cvat, label_studio, parquet, voc, yolo
 from tasks.formats.labelled import LabelledImage, LabelledSet
 from tasks.step import step
 from tasks.store import disk_errors
@@ -53,6 +53,7 @@ EXPORTERS: dict[str, Exporter] = {
     ),
     "voc": Exporter(voc.write, "JPEGImages", scores=False, one_file_an_image=True),
     "parquet": Exporter(parquet.write, None),
+    "cvat": Exporter(cvat.write, "images"),
     "label-studio": Exporter(label_studio.write, "images"),
 }
 

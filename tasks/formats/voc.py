@@ -13,11 +13,15 @@ from xml.etree import ElementTree
 from tasks.formats.labelled import LabelledImage, LabelledSet
 
 ANNOTATIONS, IMAGES, LIST = "Annotations", "JPEGImages", "ImageSets/Main/train.txt"
-CLASSES = "labels.txt"
+CLASSES, LABEL_MAP = "labels.txt", "labelmap.txt"
 
 
 def write(labelled: LabelledSet, folder: Path) -> None:
-    """Writes ``Annotations/<image>.xml``, ``ImageSets/Main/train.txt`` and ``labels.txt``, the class list."""
+    """Writes ``Annotations/<image>.xml``, ``ImageSets/Main/train.txt`` and the class list.
+
+    The list is there twice: plainly in ``labels.txt``, and in ``labelmap.txt``
+    as Datumaro and CVAT want it, which know only the challenges' classes otherwise.
+    """
     names = []
     for image in labelled:
         path = folder / ANNOTATIONS / PurePosixPath(image.name).with_suffix(".xml")
@@ -29,6 +33,8 @@ def write(labelled: LabelledSet, folder: Path) -> None:
     listed = folder / LIST
     listed.parent.mkdir(parents=True, exist_ok=True)
     listed.write_text("".join(names))
+    rows = ["# label:color_rgb:parts:actions\n", *(f"{name}:::\n" for name in labelled.classes)]
+    (folder / LABEL_MAP).write_text("".join(rows))
     (folder / CLASSES).write_text("".join(f"{name}\n" for name in labelled.classes))
 
 

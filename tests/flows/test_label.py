@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pycocotools.coco import COCO
@@ -10,9 +11,13 @@ from pycocotools.coco import COCO
 from composition.errors import UserError
 from flows.cli.label import Form, Images
 from flows.compose import compose
+from flows.deployments import label as deployed
+from flows.estimate import estimate_labels
 from flows.label import label
+from flows.plan import make_label_plan
 from flows.recipe import load_recipe
 from tasks.formats import EXPORTERS
+from tasks.home import Home
 from tests.flows.conftest import read
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -29,7 +34,13 @@ def test_labels_are_exported_and_compose_goes_on_from_them(
     home: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     recipe = load_recipe(recipe_file)
+    plan = make_label_plan(recipe, Home.default())
+    planned = estimate_labels(Home.default(), plan)
+    assert planned["missing"] == {"digits-low": 24, "digits-high": 24}
+    assert not (home / "store").exists()
     record = label(recipe, to=tmp_path / "all", detections=True)
+    assert record["labelling"] == plan.to_dict()["labelling"]
+    assert estimate_labels(Home.default(), plan)["inference_seconds"] == 0
     assert record["images"] == {"images": 24, "quarantined": 0}
     assert not (home / "store" / "students").exists()
 
@@ -72,6 +83,7 @@ def test_mistakes_are_found_before_any_work(home: Path, recipe_file: Path, tmp_p
     assert not home.exists()
 
 
-def test_the_command_line_knows_every_format() -> None:
+def test_command_line_and_form_know_every_format() -> None:
     assert [form.value for form in Form] == list(EXPORTERS)
+    assert get_args(deployed.Form) == tuple(EXPORTERS)
     assert [one.value for one in Images] == ["link", "copy", "none"]

@@ -148,6 +148,21 @@ def test_label_studio_tasks_name_what_the_interface_knows(labelled: LabelledSet,
         assert ["meta" in region for region in regions] == image.ignore.tolist()
 
 
+def test_cvat_keeps_scores_and_ignore_regions(labelled: LabelledSet, tmp_path: Path) -> None:
+    export(labelled, "cvat", tmp_path / "out")
+    root = ElementTree.parse(tmp_path / "out" / "annotations.xml").getroot()
+    assert [label.findtext("name") for label in root.iter("label")] == list(CLASSES)
+    for image, found in zip(_images(), root.iter("image"), strict=True):
+        assert (found.get("name"), found.get("width")) == (image.name, str(image.width))
+        boxes = [[float(box.get(side, "")) for side in ("xtl", "ytl", "xbr", "ybr")] for box in found]
+        np.testing.assert_allclose(np.array(boxes).reshape(-1, 4), image.boxes, atol=1e-4)
+        assert [box.get("label") for box in found] == [CLASSES[c] for c in image.class_id]
+        facts = [{one.get("name"): one.text for one in box} for box in found]
+        assert [one["ignore"] == "true" for one in facts] == image.ignore.tolist()
+        scores = [float(one.get("score") or "nan") for one in facts]
+        np.testing.assert_allclose(scores, image.score, atol=1e-6)
+
+
 def _corners(value: dict[str, Any]) -> list[float]:
     x, y = value["x"], value["y"]
     return [x, y, x + value["width"], y + value["height"]]
