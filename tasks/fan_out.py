@@ -147,7 +147,7 @@ def _pool(runner: Runner) -> TaskRunner[Any]:
         return ProcessPoolTaskRunner(max_workers=workers())
     if find_spec("prefect_ray") is None:
         raise UserError(
-            "runner 'ray' is not installed here", "Run `pip install prefect-ray`, or use 'processes'."
+            "runner 'ray' is not installed here", "Run `pip install 'detcompose[ray]'`, or use 'processes'."
         )
     from prefect_ray import RayTaskRunner
 

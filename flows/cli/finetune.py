@@ -10,6 +10,7 @@ import typer
 
 from flows.cli.output import JsonOption, console, percent, print_json, print_table, show_log
 from flows.environment import make_home
+from flows.services.temporary import start_temporary_server
 
 
 def finetune(
@@ -77,6 +78,7 @@ def finetune(
 ) -> None:
     """Train a student further on few labels of people, and measure what it gained and forgot."""
     make_home()
+    ready = start_temporary_server()
     from flows.cli.chosen import checked, names_in
     from flows.recipe import EvaluationSettings
     from model_zoo.finetuning import FinetuneSettings
@@ -105,6 +107,7 @@ def finetune(
     show_log()
     from flows.finetune import finetune as finetune_flow
 
+    ready()
     record = finetune_flow(
         name=name,
         student=student,

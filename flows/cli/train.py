@@ -9,6 +9,7 @@ import typer
 
 from flows.cli.output import JsonOption, print_json, show_log
 from flows.environment import make_home
+from flows.services.temporary import start_temporary_server
 
 
 def train(
@@ -49,6 +50,7 @@ def train(
 ) -> None:
     """Train a detector on labels, and add it as a teacher under its name."""
     make_home()
+    ready = start_temporary_server()
     from flows.cli.chosen import checked, names_in
     from model_zoo.student_settings import StudentSettings
     from tasks.annotations import parse_part
@@ -78,6 +80,7 @@ def train(
     show_log()
     from flows.train import train as train_flow
 
+    ready()
     result = train_flow(name, images, settings, root, names_in(classes), parse_part(part), seed)
     if as_json:
         print_json(result)

@@ -64,9 +64,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _server_is_named() -> bool:
-    """Whether Prefect would use a server: the environment names one, or a profile might."""
+    """Whether Prefect would use a server: the environment names one, or a profile of Prefect's might."""
     profiles = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
-    return bool(os.environ.get("PREFECT_API_URL")) or profiles.exists()
+    name = "PREFECT_API_URL"
+    return bool(os.environ.get(name)) or (profiles.is_file() and name in profiles.read_text())
 
 
 def _wait(process: subprocess.Popen[bytes], port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import stat
 import subprocess
@@ -76,8 +77,23 @@ def test_the_image_copies_what_is_there_and_runs_as_nobody_in_particular() -> No
     sources = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
     assert {"composition", "model_zoo", "tasks", "flows", "constraints.txt"} <= set(sources)
     assert all((FOLDER.parent / source).exists() for source in sources)
+    ignored = (FOLDER.parent / ".dockerignore").read_text().split()
+    assert {word[1:] for word in ignored if word.startswith("!")} == set(sources), "all others stay outside"
     assert "USER detcompose" in lines
     assert 'ENTRYPOINT ["detcompose"]' in lines
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ldd and Debian's names of packages")
+def test_the_image_has_the_system_libraries_that_opencv_asks_for() -> None:
+    """A slim image lacks them, and the wheels do not bring them along."""
+    package = importlib.util.find_spec("cv2")
+    assert package
+    assert package.origin
+    (library,) = Path(package.origin).parent.glob("cv2*.so")
+    needed = subprocess.run(["ldd", str(library)], capture_output=True, text=True, check=True).stdout
+    packages = {"libGL.so": "libgl1", "libgthread-2.0.so": "libglib2.0-0"}
+    installed = (FOLDER / "Dockerfile").read_text().split()
+    assert {found for name, found in packages.items() if name in needed} <= set(installed)
 
 
 def test_the_secrets_agree_and_are_made_once(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_the_same_shards_whatever_runs_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if runner == "ray" and find_spec("prefect_ray") is None:
-        pytest.skip("prefect-ray is not installed: `pip install prefect-ray`")
+        pytest.skip("prefect-ray is not installed: `pip install 'detcompose[ray]'`")
     monkeypatch.setenv(WORKERS, "2")
     settings = GenerateSettings(shard_size=10)
     teachers = [find(Home(home), str(TEACHERS / name)) for name in ("digits-low", "digits-high")]

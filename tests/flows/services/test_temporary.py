@@ -71,6 +71,6 @@ def test_there_is_none_beside_a_server_that_is_named(tmp_path: Path, monkeypatch
     start_temporary_server()()
     assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:1/api"
     monkeypatch.delenv("PREFECT_API_URL")
-    (tmp_path / "profiles.toml").write_text("")
+    (tmp_path / "profiles.toml").write_text('[profiles.team]\nPREFECT_API_URL = "http://127.0.0.1:1/api"\n')
     start_temporary_server()()
     assert "PREFECT_API_URL" not in os.environ

@@ -15,11 +15,13 @@ from mlflow import MlflowClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.deployments.runner import RunnerDeployment
+from prefect.states import Cancelling
 from prefect.types.entrypoint import EntrypointType
 
 from flows.compose import compose
 from flows.services import processes
 from flows.services.settings import POOL
+from model_zoo import training_checkpoint
 from tests.flows.conftest import ROOT, small_recipe
 from tests.flows.services.conftest import DETCOMPOSE, Services, wait_for
 
@@ -153,6 +155,34 @@ def test_a_killed_worker_ends_its_run_clearly_and_the_next_one_goes_on(
     with services.prefect() as client:
         runs = [one for one in client.read_flow_runs() if one.name == "compose worker"]
     assert sorted(str(one.state and one.state.name) for one in runs) == ["Completed", "Crashed"]
+
+
+def test_a_worker_killed_during_training_goes_on_from_the_last_checkpoint(
+    services: Services, deployment: str, scenes: Path
+) -> None:
+    recipe = small_recipe(scenes, name="trained", seed=2, evaluate=[], calibrate={"method": "none"})
+    # longer than this test takes: it ends by being stopped
+    recipe["student"] |= {"epochs": 2000, "image_size": 64}
+    work = services.root / "store" / "work"
+    run = _start(deployment, recipe)
+    wait_for(lambda: list(work.glob("students-*/run/checkpoint.safetensors")), seconds=400)
+    worker = services.service("worker")
+    services.kill(worker["pid"])
+    wait_for(lambda: _state(services, run) == "Crashed", seconds=240, pause=0.5)
+    wait_for(lambda: services.service("worker")["restarts"] == worker["restarts"] + 1)
+    wait_for(services.well)
+    assert len(processes.find(services.place.identity, "worker")) == 1, "it did not outlive its worker"
+    (path,) = work.glob("students-*/run/checkpoint.safetensors")
+    checkpoint = training_checkpoint.load(path.parent)
+    assert checkpoint, "it is whole"
+    assert checkpoint.step > 0
+
+    again = _start(deployment, recipe)
+    log = path.with_name("training.log")
+    wait_for(lambda: f"resumed at step {checkpoint.step} of" in log.read_text(), seconds=400)
+    with services.prefect() as client:
+        client.set_flow_run_state(again, Cancelling())
+    wait_for(lambda: _state(services, again) == "Cancelled", seconds=240, pause=0.5)
 
 
 def test_a_second_up_is_refused(services: Services) -> None:
