@@ -30,7 +30,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {usable_cores()} cores, Python {platform.python_version()}",
-        "load_average_at_start": round(os.getloadavg()[0], 1),
+        "load_average": round(os.getloadavg()[0], 1),
     }
 
 
@@ -300,7 +300,7 @@ def page(document: dict[str, Any]) -> str:
         "# Inference engine",
         "",
         f"`{document['command']}`, {document['date']}, {document['machine']}, "
-        f"load average {document['load_average_at_start']} at the start.",
+        f"load average {document['load_average']}.",
         "",
         "Medians of paired rounds (quartiles in brackets); higher is better. What the columns mean: "
         "`benchmarks/inference.py`.",

@@ -13,7 +13,7 @@ from model_zoo.images import BadImageError, read_rgb
 from tasks.image_index import ImageRecord
 
 AUTO_BATCH = 32
-"""Images per call where nobody chooses: the wait for the slowest image of a call then costs 1 to 2 %."""
+"""Images per call where nobody chooses; from 4 on the rate hardly changes (benchmarks/inference.py)."""
 BATCH_BYTES = 128 << 20
 """Pixels of one batch: 32 photographs of 1.4 megapixels, 3 of 12. At most two batches are in memory."""
 _FIRST = 4  # the first batch is small: nothing computes while it is decoded
