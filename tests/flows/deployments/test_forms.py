@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from composition.errors import UserError
-from flows.deployments import DEPLOYMENTS
+from flows.deployments import DEPLOYMENTS, label
 from flows.deployments.forms import CommonSettings, ComposeForm, RecipeFile, to_recipe
 from flows.recipe import Recipe
 from model_zoo.student_settings import StudentSettings
+from tasks.formats import EXPORTERS
 from tests.flows.conftest import small_recipe
 
 COMMON = {"name": "traffic", "teachers": ["one", "two"], "images": "/pool"}
@@ -88,3 +89,7 @@ def test_forms_have_no_raw_json_and_say_what_they_want(entry: Any) -> None:
         for box in _boxes(field, schema["definitions"]):
             # an object without properties would be a JSON editor, and null a tab of its own
             assert box.get("type") in ("string", "integer", "number", "boolean"), (name, box)
+
+
+def test_the_form_of_label_offers_every_format() -> None:
+    assert get_args(label.Form) == tuple(EXPORTERS)
