@@ -11,6 +11,7 @@ import typer
 from flows.cli.compose import input_rows, print_sight
 from flows.cli.output import JsonOption, console, print_json, print_table, show_log
 from flows.environment import make_home
+from flows.services.temporary import start_temporary_server
 from tasks.home import Home
 
 
@@ -56,10 +57,11 @@ def label(
 ) -> None:
     """Label the images of a recipe and stop: `compose` later goes on from there."""
     make_home()
+    ready = None if dry_run else start_temporary_server()
     from flows.recipe import load_recipe
 
     loaded = load_recipe(recipe)
-    if dry_run:
+    if ready is None:
         from flows.estimate import estimate_labels
         from flows.plan import make_label_plan
 
@@ -72,6 +74,7 @@ def label(
     from flows.label import label as label_flow
 
     target = to and to.absolute()
+    ready()
     record = label_flow(loaded, limit, form.value, target, images.value, detections)
     print_json(record) if as_json else _print(record)
 

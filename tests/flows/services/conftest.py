@@ -24,7 +24,7 @@ from tests.flows.conftest import ROOT, scenes  # noqa: F401
 DETCOMPOSE = [sys.executable, "-c", "from flows.cli.main import main; main()"]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120, pause: float = 0.2) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 240, pause: float = 0.2) -> Any:
     """Waits until something is true, and returns it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
