@@ -12,6 +12,8 @@ from PIL import Image
 
 from composition.errors import UserError
 from composition.pseudo_labels import IGNORE
+from flows.estimate import estimate_labels
+from flows.plan import make_label_plan
 from flows.preview import preview
 from flows.recipe import load_recipe
 from tasks.home import Home
@@ -65,7 +67,12 @@ def test_a_pool_that_nobody_has_labelled_costs_inference_on_the_images_shown_alo
 
 def test_a_pool_that_is_labelled_is_shown_from_the_store(home: Path, recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file)
+    planned = estimate_labels(Home.default(), make_label_plan(recipe, Home.default()))
+    assert planned["missing"] == {"digits-low": 24, "digits-high": 24}
+    assert planned["inference_seconds"] > 0
+    assert not (home / "store").exists(), "a plan runs nothing"
     everything = preview(recipe, Home.default(), 24)
+    assert estimate_labels(Home.default(), make_label_plan(recipe, Home.default()))["inference_seconds"] == 0
     before = stamps(home)
     made = preview(recipe, Home.default(), 4, "six")
     assert made.whole
