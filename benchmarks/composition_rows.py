@@ -132,33 +132,39 @@ _STUDENT = {
 }
 _LIGHT = ("--image-size", "320", "--augmentation", "light")
 _FIRST = ("--architecture", "yolox_nano", "--epochs", "24", "--warm-start", f"bundle:{START}", *_LIGHT)
-_SECOND = ("--architecture", "atss_effnet_lite0", "--epochs", "50", "--warm-start", "imagenet", *_LIGHT)
+_SECOND = ("--architecture", "atss_effnet_lite0", "--warm-start", "imagenet", "--augmentation", "light")
+_COARSE = ("--image-size", "320", "--epochs", "50")
+# what tells a king from a queen is small
+_FINE = ("--image-size", "416", "--epochs", "40")
 
 
-def _pair(data: str, first: tuple[str, ...], second: tuple[str, ...]) -> tuple[OwnTeacher, OwnTeacher]:
-    return (
-        OwnTeacher(f"{data}-first", first, "1/2", _FIRST),
-        OwnTeacher(f"{data}-second", second, "2/2", _SECOND),
+def _own(
+    name: str,
+    classes: tuple[str, ...],
+    first: tuple[str, ...],
+    second: tuple[str, ...],
+    size: tuple[str, ...],
+) -> Case:
+    own = (
+        OwnTeacher(f"{name}-first", first, "1/2", _FIRST),
+        OwnTeacher(f"{name}-second", second, "2/2", (*_SECOND, *size)),
     )
-
-
-def _own(name: str, classes: tuple[str, ...], first: tuple[str, ...], second: tuple[str, ...]) -> Case:
-    own = _pair(name, first, second)
     return Case(name, tuple(teacher.name for teacher in own), _STUDENT, own, classes)
 
 
 CASES = {
-    "bccd": _own("bccd", ("RBC", "WBC", "Platelets"), ("RBC", "WBC"), ("WBC", "Platelets")),
+    "bccd": _own("bccd", ("RBC", "WBC", "Platelets"), ("RBC", "WBC"), ("WBC", "Platelets"), _COARSE),
     "cards": _own(
         "cards",
         ("nine", "ten", "jack", "queen", "king", "ace"),
         ("nine", "ten", "jack", "queen"),
         ("jack", "queen", "king", "ace"),
+        _FINE,
     ),
     "coco": Case(
         "coco",
         tuple(PRETRAINED),
-        # 421 images after 118,000: small steps, or the few take the place of the many
-        {**_STUDENT, "image_size": 416, "epochs": 6, "learning_rate": 0.0001},
+        # 421 images after 118,000: few and small steps, or the few take the place of the many
+        {**_STUDENT, "image_size": 416, "epochs": 3, "learning_rate": 0.00002, "norm": "frozen"},
     ),
 }
