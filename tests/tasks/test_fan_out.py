@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from prefect import flow
 
@@ -33,17 +36,23 @@ def test_the_same_shards_whatever_runs_them(
     teachers = [find(Home(home), str(TEACHERS / name)) for name in ("digits-low", "digits-high")]
 
     @flow(persist_result=False)
-    def run(place: Home, kind: Runner) -> dict[str, list[str]]:
+    def run(place: Home, kind: Runner) -> dict[str, list[dict[str, Any]]]:
         index = build_index(place.store, list_images(scenes / "pool"))
         found = inference(place.store, teachers, index, settings, kind)
         return {
-            name: [shard.file("detections.parquet").read_bytes().hex() for shard in parts]
+            name: [pq.read_table(shard.file("detections.parquet")).to_pydict() for shard in parts]
             for name, parts in found.items()
         }
 
     spread = run(Home(home), Runner(runner))
     assert [len(parts) for parts in spread.values()] == [3, 3]
-    assert spread == run(Home(tmp_path / "other"), Runner.SEQUENTIAL)
+    alone = run(Home(tmp_path / "other"), Runner.SEQUENTIAL)
+    for name, parts in spread.items():
+        for part, other in zip(parts, alone[name], strict=True):
+            assert part.keys() == other.keys()
+            for column, values in part.items():
+                # a runner divides the processors, and torch rounds by its number of threads
+                np.testing.assert_allclose(values, other[column], rtol=1e-4, atol=1e-3)
 
 
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
