@@ -9,13 +9,14 @@ from composition.aliases import require_known
 from composition.errors import UserError
 from composition.fusion import Fuser
 from flows.plan import LabelPlan, make_label_plan
+from flows.pseudo_labelling import calibrate, thresholds
 from flows.recipe import Recipe
 from tasks import unanswered
 from tasks.aggregate import fuse_shards
 from tasks.calibrate import calibrate_fuser, load_fuser
 from tasks.home import Home
 from tasks.image_index import build_index, find_index
-from tasks.infer import missing_shards, run_inference
+from tasks.infer import missing_shards, run_teachers
 from tasks.label import label_pool
 from tasks.preview import Preview, collect, pick, ranked
 from tasks.store import Artifact, Store
@@ -53,51 +54,27 @@ def preview(recipe: Recipe, home: Home, count: int, name: str | None = None) -> 
         wanted = count if name is None else LOOKED_THROUGH * count
         paths = tuple(sorted(ranked(plan.listing.paths)[:wanted]))
         index = build_index(home.store, replace(plan.listing, paths=paths))
-    shards = {
-        teacher.name: run_inference(home.store, teacher, index, recipe.generate, incomplete=True)
-        for teacher in plan.teachers
-    }
+    shards = run_teachers(home.store, plan.teachers, index, recipe.generate, incomplete=True)
     try:
-        fuser = _fuser(home.store, plan, index, shards)
+        fuser = load_fuser(calibrate(calibrate_fuser, home.store, plan, index, shards))
     except UserError:
         if whole or plan.calibration != "label-free":
             raise
         # a few images may hold too few boxes to learn from
         plan = replace(plan, calibration="none", rule=recipe.filter.chosen(plan.labelled is not None, "none"))
-        fuser = _fuser(home.store, plan, index, shards)
+        fuser = load_fuser(calibrate(calibrate_fuser, home.store, plan, index, shards))
     fused, labels = _labels(home.store, plan, index, shards, fuser)
     records = pick(index, labels, plan.space, count, name)
     images = collect(records, shards, fused, labels)
     return Preview(recipe.name, plan.space, images, whole, plan.calibration != "none", pool)
 
 
-def _fuser(store: Store, plan: LabelPlan, index: Artifact, shards: Mapping[str, Sequence[Artifact]]) -> Fuser:
-    recipe = plan.recipe
-    calibrated = calibrate_fuser(
-        store,
-        plan.teachers,
-        index,
-        shards,
-        plan.space,
-        recipe.fuse.fuser(),
-        plan.calibration,
-        plan.labelled,
-        recipe.calibrate.images,
-        recipe.detection_floor,
-        recipe.generate,
-    )
-    return load_fuser(calibrated)
-
-
 def _labels(
     store: Store, plan: LabelPlan, index: Artifact, shards: Mapping[str, Sequence[Artifact]], fuser: Fuser
 ) -> tuple[list[Artifact], Artifact]:
     """The later steps of `flows.pseudo_labelling`, untracked: of a look no run is kept."""
-    recipe, teachers, space = plan.recipe, plan.teachers, plan.space
-    floor, few = recipe.detection_floor, recipe.calibrate.images
-    fused = fuse_shards(store, shards, space, fuser, recipe.filter.floor)
-    thresholds = find_thresholds(
-        store, teachers, fused, space, fuser, recipe.filter, plan.rule, plan.labelled, few, floor
-    )
+    rules = plan.recipe.filter
+    fused = fuse_shards(store, shards, plan.space, fuser, rules.floor)
+    limits = thresholds(find_thresholds, store, plan, fused, fuser)
     silent = unanswered.images_of(shards)
-    return fused, label_pool(store, index, fused, space, recipe.filter, thresholds, silent)
+    return fused, label_pool(store, index, fused, plan.space, rules, limits, silent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from composition.diagnostics import warnings
@@ -84,40 +85,17 @@ def make_pseudo_labels(
             "teacher %s has not spoken on %d images: its classes are not background there", name, len(images)
         )
     with watch.step("calibrate") as step:
-        calibrated = calibrate_task(
-            store,
-            plan.teachers,
-            index,
-            shards,
-            plan.space,
-            recipe.fuse.fuser(),
-            plan.calibration,
-            plan.labelled,
-            recipe.calibrate.images,
-            recipe.detection_floor,
-            recipe.generate,
-        )
+        calibrated = calibrate(calibrate_task, store, plan, index, shards)
         fuser = load_fuser(calibrated)
         step.done(calibrated)
     with watch.step("aggregate") as step:
         fused = aggregate(store, shards, plan.space, fuser, recipe.filter.floor)
         step.done(*fused)
     with watch.step("thresholds") as step:
-        thresholds = thresholds_task(
-            store,
-            plan.teachers,
-            fused,
-            plan.space,
-            fuser,
-            recipe.filter,
-            plan.rule,
-            plan.labelled,
-            recipe.calibrate.images,
-            recipe.detection_floor,
-        )
-        step.done(thresholds)
+        limits = thresholds(thresholds_task, store, plan, fused, fuser)
+        step.done(limits)
     with watch.step("label") as step:
-        labels = label(store, index, fused, plan.space, recipe.filter, thresholds, silent)
+        labels = label(store, index, fused, plan.space, recipe.filter, limits, silent)
         step.done(labels)
     with watch.step("diagnose") as step:
         diagnosis = diagnose_task(
@@ -126,7 +104,7 @@ def make_pseudo_labels(
             shards,
             fused,
             plan.space,
-            thresholds,
+            limits,
             labels,
             calibrated=isinstance(fuser, Expert) and fuser.expertise is not None,
             floor=recipe.filter.floor,
@@ -136,6 +114,49 @@ def make_pseudo_labels(
         step.run.artifacts(diagnosis.folder, "diagnosis")
         _show_diagnosis(diagnosis, labels, step.run)
     return PseudoLabelling(index, shards, fuser, fused, labels, diagnosis)
+
+
+def calibrate(
+    how: Callable[..., Artifact],
+    store: Store,
+    plan: LabelPlan,
+    index: Artifact,
+    shards: Mapping[str, Sequence[Artifact]],
+) -> Artifact:
+    """Calibrates as planned; ``how`` is `calibrate_fuser`, or the task of it."""
+    recipe = plan.recipe
+    return how(
+        store,
+        plan.teachers,
+        index,
+        shards,
+        plan.space,
+        recipe.fuse.fuser(),
+        plan.calibration,
+        plan.labelled,
+        recipe.calibrate.images,
+        recipe.detection_floor,
+        recipe.generate,
+    )
+
+
+def thresholds(
+    how: Callable[..., Artifact], store: Store, plan: LabelPlan, fused: Sequence[Artifact], fuser: Fuser
+) -> Artifact:
+    """Finds thresholds as planned; ``how`` is `find_thresholds`, or the task of it."""
+    recipe = plan.recipe
+    return how(
+        store,
+        plan.teachers,
+        fused,
+        plan.space,
+        fuser,
+        recipe.filter,
+        plan.rule,
+        plan.labelled,
+        recipe.calibrate.images,
+        recipe.detection_floor,
+    )
 
 
 def _warn_of_bad_images(index: Artifact) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,22 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         "schedulers": checkpoint.schedulers,
         "seconds": checkpoint.seconds,
     }
-    temporary = folder / f".{FILE}.{os.getpid()}"
+    write_tensors(folder / FILE, tensors, {"state": json.dumps(metadata)})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         # clone: safetensors refuses tensors that share memory
         save_file(
             {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
             temporary,
-            {"state": json.dumps(metadata)},
+            metadata,
         )
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(folder / FILE)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -17,16 +17,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from composition.errors import UserError
+from model_zoo.training_checkpoint import write_tensors
 from model_zoo.training_progress import Trained, TrainingProgress
 
 JOB = "job.json"
@@ -103,7 +103,7 @@ def run_in_processes(
 
 
 @contextlib.contextmanager
-def _ended(process: subprocess.Popen[str]) -> Any:
+def _ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
     """Leaves no process behind, whatever happens here."""
     try:
         yield process
@@ -132,10 +132,8 @@ def send_progress(progress: TrainingProgress) -> None:
 
 def write_result(path: Path, trained: Trained) -> None:
     """Writes weights and steps, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     counts = {"steps": str(trained.steps), "planned_steps": str(trained.planned_steps)}
-    save_file({name: value.contiguous().clone() for name, value in trained.state.items()}, temporary, counts)
-    temporary.replace(path)
+    write_tensors(path, trained.state, counts)
 
 
 def read_result(path: Path) -> Trained:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from composition.errors import UserError
+from model_zoo.cores import usable_cores
 from model_zoo.images import SUFFIXES, BadImageError, decode_rgb, read_bytes
 from tasks.home import Home
 from tasks.label_files import coco_file, find_image_files
+from tasks.label_files.found import images_below, relative
 from tasks.label_files.source import COCO_FOLDER
 from tasks.progress import track
 from tasks.remote_images import fetch_images, url_of
@@ -99,12 +100,7 @@ def list_images(source: Path, root: Path | None = None, limit: int | None = None
     if found:
         folder, paths = found.root, list(found.paths)
     elif source.is_dir():
-        folder = source
-        paths = sorted(
-            path.relative_to(source).as_posix()
-            for path in source.rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file()
-        )
+        folder, paths = source, list(relative(images_below(source), source))
     elif (file := coco_file(source)) and file.is_file():
         folder = root or image_root(file)
         paths = sorted({entry["file_name"] for entry in coco_images(file)})
@@ -170,7 +166,7 @@ def _fingerprint(listing: ImageList) -> Iterator[str | None]:
         except BadImageError:
             return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         yield from pool.map(digest, listing.paths)
 
 
@@ -216,7 +212,7 @@ def build_index(store: Store, listing: ImageList) -> Artifact:
             return str(error)
         return hashlib.sha256(data).hexdigest(), width, height
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         results = track(pool.map(inspect, listing.paths), "reading images", len(listing.paths))
         for image_id, (path, result) in enumerate(zip(listing.paths, results, strict=True)):
             if isinstance(result, str):

@@ -50,7 +50,7 @@ def batches(records: Sequence[ImageRecord], most: int | None = None) -> Iterator
     with ThreadPoolExecutor(readers, thread_name_prefix="decode") as pool:
 
         def start() -> list[tuple[ImageRecord, Future[Image]]]:
-            return [(record, pool.submit(_read, record)) for record in next(cuts, ())]
+            return [(record, pool.submit(read_record, record)) for record in next(cuts, ())]
 
         try:
             pending = start()
@@ -92,7 +92,12 @@ def _collect(pending: Sequence[tuple[ImageRecord, Future[Image]]]) -> Batch:
     return Batch(tuple(record for record, _ in good), tuple(image for _, image in good), bad)
 
 
-def _read(record: ImageRecord) -> Image:
+def read_record(record: ImageRecord) -> Image:
+    """The pixels of an indexed image.
+
+    Raises:
+        BadImageError: It is gone, or not what it was when it was indexed.
+    """
     try:
         pixels = read_rgb(Path(record.uri))
     except BadImageError as error:

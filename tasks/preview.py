@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,12 @@ from composition.detections import Detections
 from composition.fusion import Fused
 from composition.label_space import LabelSpace
 from composition.pseudo_labels import IGNORE, POSITIVE, PseudoLabels, concatenate
-from model_zoo.images import BadImageError, read_rgb
+from model_zoo.images import BadImageError
 from tasks.aggregate import load_fused
 from tasks.image_index import ImageRecord, iter_index
 from tasks.infer import load_detections
 from tasks.label import iter_labels
+from tasks.pixels import read_record
 from tasks.store import Artifact, digest_of
 
 
@@ -58,10 +58,9 @@ class Seen:
     def pixels(self) -> NDArray[np.uint8] | None:
         """(height, width, 3) uint8 RGB; None if the image is gone or has changed."""
         try:
-            image = read_rgb(Path(self.record.uri))
+            return read_record(self.record)
         except BadImageError:
             return None
-        return image if image.shape[:2] == (self.record.height, self.record.width) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -17,7 +16,7 @@ from tasks.preview import Preview, Seen
 from tasks.preview_drawing import OTHER, Panel, colors_of, counted, panels_of
 from tasks.preview_sheet import crops_of, sheet
 from tasks.progress import track
-from tasks.report import picture_uri
+from tasks.report import picture_uri, template
 from tasks.store import disk_errors, write_atomic
 
 PAGE = "preview.html"
@@ -105,15 +104,8 @@ def write_page(drawn: Drawn, folder: Path) -> list[Path]:
     Raises:
         UserError: The folder cannot be written.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["uri"] = picture_uri
-    text = environment.get_template("preview.html.j2").render(drawn=drawn, preview=drawn.preview)
+    page = template("preview.html.j2", uri=picture_uri)
+    text = page.render(drawn=drawn, preview=drawn.preview)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / PAGE, text.encode())

@@ -10,12 +10,12 @@ import base64
 import io
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -57,8 +57,8 @@ def write_report(folder: Path, report: ReportData) -> Path:
     return folder / REPORT_FILE
 
 
-def render(report: ReportData) -> str:
-    """The page as text; every name in it is escaped."""
+def template(name: str, **filters: Callable[..., str]) -> Template:
+    """A page of ``templates/``: everything put into it is escaped, and nothing may be missing."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -66,9 +66,14 @@ def render(report: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters.update(filters)
+    return environment.get_template(name)
+
+
+def render(report: ReportData) -> str:
+    """The page as text; every name in it is escaped."""
     colors = figures.detector_colors(report.results)
-    environment.filters.update(percent=_percent, duration=_duration)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2", percent=_percent, duration=_duration).render(
         report=report,
         tiles=headline(report.results),
         results=results_table(report),

@@ -164,7 +164,7 @@ def choose(place: Place, asked: Mapping[str, Any], databases: Databases) -> Sett
     values |= {name: value for name, value in asked.items() if value is not None}
     for name in ("prefect_port", "mlflow_port", "relay_port"):
         if values.get(name) == 0:
-            values[name] = _free_port()
+            values[name] = free_port()
     # a machine that only worked for others yesterday may be a server today
     values["only"] = tuple(asked.get("only") or SELECTABLE)
     settings = Settings(**values)
@@ -264,7 +264,8 @@ def _can_listen(host: str, port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])

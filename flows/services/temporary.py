@@ -16,7 +16,6 @@ import ctypes
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,9 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from composition.errors import UserError
+from flows.services.settings import LOOPBACK, free_port
 from tasks.home import TEMPORARY_SERVER
 
-LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 15.0
 """A server that is migrating its database goes on until that is done."""
 _SET_PARENT_DEATH_SIGNAL = 1
@@ -43,7 +42,7 @@ def start_temporary_server() -> Callable[[], None]:
     """
     if "prefect" in sys.modules or _server_is_named():
         return lambda: None
-    port = _free_port()
+    port = free_port()
     # marks for the server, which itself is a client of nobody
     marks = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     command = [sys.executable, "-m", "flows.services.temporary", str(port)]
@@ -94,12 +93,6 @@ def _answers(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def _end_with_parent() -> None:

@@ -23,8 +23,7 @@ from model_zoo.adapters.torch_support import (
     device_of,
     largest_batch,
     placed,
-    precision,
-    threads,
+    predicting,
     to_numpy,
     upload,
 )
@@ -72,11 +71,7 @@ class EffdetDetector:
         for start in range(0, len(images), most):
             chunk = images[start : start + most]
             pixels, placements = self.prepare(chunk)
-            with (
-                torch.inference_mode(),
-                threads(self._settings.threads),
-                precision(self._device, self._settings.half),
-            ):
+            with predicting(self._device, self._settings):
                 inside = _inside(placements).to(self._device)
                 # boxes are clipped to the picture before suppression, as in effdet's own evaluation
                 info = {"img_scale": torch.ones(len(chunk), device=self._device), "img_size": inside}

@@ -23,8 +23,7 @@ from model_zoo.adapters.torch_support import (
     device_of,
     largest_batch,
     placed,
-    precision,
-    threads,
+    predicting,
     to_numpy,
     upload,
 )
@@ -81,11 +80,7 @@ class MMDetDetector:
             placements = [
                 self._preprocessor.fill(image, target) for image, target in zip(images, pixels, strict=True)
             ]
-        with (
-            torch.inference_mode(),
-            threads(self._settings.threads),
-            precision(self._device, self._settings.half),
-        ):
+        with predicting(self._device, self._settings):
             samples = _forward(self._model, upload(pixels, self._device), placements)
         return [
             self._table(start + position, sample.pred_instances, placement)

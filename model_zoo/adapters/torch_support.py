@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from composition.errors import UserError
+from model_zoo.adapters.base import InferenceSettings
 
 
 def device_of(name: str) -> torch.device:
@@ -45,7 +46,14 @@ def largest_batch(device: torch.device) -> int:
     return 32 if device.type == "cuda" else 8
 
 
-def precision(device: torch.device, half: bool) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def predicting(device: torch.device, settings: InferenceSettings) -> Iterator[None]:
+    """For a forward pass: no gradients, the threads and the precision that were asked for."""
+    with torch.inference_mode(), _threads(settings.threads), _precision(device, settings.half):
+        yield
+
+
+def _precision(device: torch.device, half: bool) -> contextlib.AbstractContextManager[Any]:
     """Mixed precision on a GPU, nothing elsewhere.
 
     float16 and not bfloat16: distances in 8 bits of mantissa would move the
@@ -63,7 +71,7 @@ def to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
 
 
 @contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
+def _threads(count: int) -> Iterator[None]:
     """Torch's threads are the process's: a limit (0 = none) is lifted again afterwards."""
     before = torch.get_num_threads()
     if count:

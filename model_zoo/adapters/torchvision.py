@@ -22,8 +22,7 @@ from model_zoo.adapters.torch_support import (
     device_of,
     largest_batch,
     placed,
-    precision,
-    threads,
+    predicting,
     to_numpy,
     upload,
 )
@@ -73,11 +72,7 @@ class TorchvisionDetector:
             by_size.setdefault(image.shape, []).append(position)
         tables = []
         most = largest_batch(self._device)
-        with (
-            torch.inference_mode(),
-            threads(self._settings.threads),
-            precision(self._device, self._settings.half),
-        ):
+        with predicting(self._device, self._settings):
             for positions in by_size.values():
                 for start in range(0, len(positions), most):
                     chunk = positions[start : start + most]

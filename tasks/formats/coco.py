@@ -44,13 +44,7 @@ def _image_row(number: int, image: LabelledImage) -> dict[str, Any]:
 def _annotation_rows(labelled: LabelledSet) -> Iterator[dict[str, Any]]:
     identity = 0
     for number, image in enumerate(labelled, 1):
-        for box, class_id, score, ignore in zip(
-            image.boxes.tolist(),
-            image.class_id.tolist(),
-            image.score.tolist(),
-            image.ignore.tolist(),
-            strict=True,
-        ):
+        for box, class_id, score, ignore in image.rows():
             identity += 1
             x1, y1, x2, y2 = box
             # single precision has 7 digits: 4 behind the point for any image

@@ -45,13 +45,7 @@ def _meta(classes: tuple[str, ...]) -> ElementTree.Element:
 def _image(number: int, image: LabelledImage, classes: tuple[str, ...]) -> ElementTree.Element:
     size = {"width": str(image.width), "height": str(image.height)}
     item = ElementTree.Element("image", {"id": str(number), "name": image.name, **size})
-    for box, class_id, score, ignore in zip(
-        image.boxes.tolist(),
-        image.class_id.tolist(),
-        image.score.tolist(),
-        image.ignore.tolist(),
-        strict=True,
-    ):
+    for box, class_id, score, ignore in image.rows():
         corners = {
             side: f"{value:.4f}" for side, value in zip(("xtl", "ytl", "xbr", "ybr"), box, strict=True)
         }

@@ -37,6 +37,16 @@ class LabelledImage:
     def __len__(self) -> int:
         return len(self.class_id)
 
+    def rows(self) -> Iterator[tuple[list[float], int, float, bool]]:
+        """Corners, class, score and whether it is an ignore region, box after box."""
+        return zip(
+            self.boxes.tolist(),
+            self.class_id.tolist(),
+            self.score.tolist(),
+            self.ignore.tolist(),
+            strict=True,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledSet:

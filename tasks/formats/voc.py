@@ -46,17 +46,15 @@ def _document(image: LabelledImage, classes: tuple[str, ...]) -> ElementTree.Ele
     for key, value in (("width", image.width), ("height", image.height), ("depth", 3)):
         _add(size, key, str(value))
     _add(root, "segmented", "0")
-    for (x1, y1, x2, y2), class_id, ignore in zip(
-        image.boxes.tolist(), image.class_id.tolist(), image.ignore.tolist(), strict=True
-    ):
+    for (x1, y1, x2, y2), class_id, _, ignore in image.rows():
         item = ElementTree.SubElement(root, "object")
         _add(item, "name", classes[class_id])
         _add(item, "pose", "Unspecified")
         _add(item, "truncated", "0")
         _add(item, "difficult", str(int(ignore)))
         corners = ElementTree.SubElement(item, "bndbox")
-        for key, value in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2), strict=True):
-            _add(corners, key, f"{value:.2f}")
+        for key, place in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2), strict=True):
+            _add(corners, key, f"{place:.2f}")
     return root
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 from PIL import ExifTags, Image
 
 from composition.errors import UserError
+from model_zoo.cores import usable_cores
 from model_zoo.images import FORMATS, SUFFIXES
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ def clipped(corners: Sequence[float], width: int, height: int) -> tuple[float, f
 
 def read_all(work: Callable[[str], T], paths: Sequence[str]) -> list[T]:
     """Reads the labels of all images, several at a time."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return list(pool.map(work, paths))
 
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import shutil
-import signal
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +12,9 @@ import pytest
 import yaml
 
 from flows.cli import train
-from flows.cli.main import main
 from model_zoo import bundle
 from model_zoo.student_settings import StudentSettings
-from tests.flows.conftest import TEACHERS, small_recipe
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    # the harness has its own Prefect database; the rest of the environment is the command's
-    monkeypatch.setenv("COLUMNS", "200")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["detcompose", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    logging.getLogger("detcompose").handlers.clear()
+from tests.flows.conftest import TEACHERS, Run, small_recipe
 
 
 def _add(run: Run, data_dir: Path, name: str = "fd") -> tuple[int, str, str]:

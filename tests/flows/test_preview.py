@@ -19,7 +19,7 @@ from flows.recipe import load_recipe
 from tasks.home import Home
 from tasks.preview_drawing import COLORS, OTHER, colors_of
 from tasks.preview_page import draw, write_page, write_pictures
-from tests.flows.test_cli import Run, run  # noqa: F401
+from tests.flows.conftest import Run
 
 
 def stamps(home: Path) -> dict[Path, int]:
@@ -89,7 +89,7 @@ def test_a_pool_that_is_labelled_is_shown_from_the_store(home: Path, recipe_file
         preview(recipe, Home.default(), 4, "sixx")
 
 
-def test_the_command_writes_pictures(run: Run, recipe_file: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_writes_pictures(run: Run, recipe_file: Path, tmp_path: Path) -> None:
     code, out, _ = run(
         "preview", recipe_file, "--images-shown", "1", "--format", "png", "--out", tmp_path / "p", "--json"
     )

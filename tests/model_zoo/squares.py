@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from model_zoo.bundle import Manifest
+from model_zoo.student_settings import StudentSettings
+from model_zoo.training import train
+
 CLASSES = ("red", "green", "blue")
 
 
@@ -65,3 +69,19 @@ def doubt(annotations: Path) -> Path:
     for image in document["images"][::4]:
         image["unspoken"] = [category_id("green")]
     return dump(annotations, document)
+
+
+def train_squares(folder: Path, settings: StudentSettings, **options: Any) -> Manifest:
+    """Trains on what `write_squares` wrote into ``data/`` beside the folder; options of `train`."""
+    return train(
+        settings=settings,
+        vocabulary=CLASSES,
+        annotations=folder.parent / "data" / "train.json",
+        image_root=folder.parent / "data",
+        work_dir=folder / "work",
+        output=folder / "bundle",
+        name="squares",
+        seed=7,
+        threads=1,
+        **options,
+    )

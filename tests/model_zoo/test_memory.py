@@ -19,8 +19,7 @@ from model_zoo.adapters.base import InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.memory import SparingDetector, is_out_of_memory
 from model_zoo.student_settings import StudentSettings
-from model_zoo.training import train
-from tests.model_zoo.squares import CLASSES, write_squares
+from tests.model_zoo.squares import train_squares, write_squares
 
 TEACHER = Path(__file__).resolve().parents[2] / "demo" / "teachers" / "digits-low"
 
@@ -87,20 +86,10 @@ def test_other_errors_are_not_taken_for_it() -> None:
 
 def _train(folder: Path) -> list[float]:
     losses: list[float] = []
-    train(
-        settings=StudentSettings(
-            architecture="yolox_pico", image_size=64, epochs=1, batch_size=4, augmentation="none"
-        ),
-        vocabulary=CLASSES,
-        annotations=folder.parent / "data" / "train.json",
-        image_root=folder.parent / "data",
-        work_dir=folder / "work",
-        output=folder / "bundle",
-        name="squares",
-        seed=7,
-        threads=1,
-        on_progress=lambda progress: losses.append(progress.loss),
+    settings = StudentSettings(
+        architecture="yolox_pico", image_size=64, epochs=1, batch_size=4, augmentation="none"
     )
+    train_squares(folder, settings, on_progress=lambda progress: losses.append(progress.loss))
     return losses
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from safetensors.torch import load_file
 
 from composition.errors import UserError
 from model_zoo import training_checkpoint
+from model_zoo.bundle import Manifest
 from model_zoo.student_settings import StudentSettings
 from model_zoo.training import train
-from tests.model_zoo.squares import CLASSES, doubt, write_squares
+from tests.model_zoo.squares import CLASSES, doubt, train_squares, write_squares
 
 ALONE = StudentSettings(
     architecture="atss_pico", image_size=64, epochs=3, batch_size=4, close_mosaic_epochs=0, learning_rate=1e-4
@@ -25,32 +27,19 @@ TWO = ALONE.model_copy(update={"processes": 2})
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from tests.model_zoo.test_training_processes import TWO, train_squares
+from tests.model_zoo.test_training_processes import TWO, train_parts
 
 def report(progress):
     if (progress.epoch - 1) * progress.steps + progress.step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-train_squares(Path(sys.argv[1]), TWO, report=report)
+train_parts(Path(sys.argv[1]), TWO, on_progress=report)
 """
 
 
-def train_squares(folder: Path, settings: StudentSettings, start: Path | None = None, report=None):  # type: ignore[no-untyped-def]
-    return train(
-        settings=settings,
-        vocabulary=CLASSES,
-        annotations=folder.parent / "data" / "train.json",
-        image_root=folder.parent / "data",
-        work_dir=folder / "work",
-        output=folder / "bundle",
-        name="squares",
-        seed=7,
-        threads=1,
-        devices=("cpu",) * settings.processes,
-        warm_start_bundle=start,
-        on_progress=report,
-        checkpoint_seconds=0.0,
-    )
+def train_parts(folder: Path, settings: StudentSettings, **options: Any) -> Manifest:
+    devices = ("cpu",) * settings.processes
+    return train_squares(folder, settings, devices=devices, checkpoint_seconds=0.0, **options)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -63,15 +52,15 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     A part needs a positive or more: mmdet divides by one at least.
     """
     doubt(write_squares(tmp_path / "data", count=12))
-    train_squares(tmp_path / "start", ALONE.model_copy(update={"epochs": 1}))
+    train_parts(tmp_path / "start", ALONE.model_copy(update={"epochs": 1}))
     frozen = {"warm_start": "bundle:start", "norm": "frozen", "batch_size": 12}
     seen: list[int] = []
     for name, settings in (("alone", ALONE), ("two", TWO)):
-        train_squares(
+        train_parts(
             tmp_path / name,
             settings.model_copy(update=frozen),
-            tmp_path / "start" / "bundle",
-            lambda progress: seen.append(progress.epoch),
+            warm_start_bundle=tmp_path / "start" / "bundle",
+            on_progress=lambda progress: seen.append(progress.epoch),
         )
     assert seen == [1, 2, 3, 1, 2, 3]
     start, alone, two = (weights(tmp_path / name) for name in ("start", "alone", "two"))
@@ -82,7 +71,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
 
 def test_killed_in_two_processes_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
     doubt(write_squares(tmp_path / "data", count=12))
-    whole = train_squares(tmp_path / "whole", TWO)
+    whole = train_parts(tmp_path / "whole", TWO)
     done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path / "killed")], check=False)
     assert done.returncode == -signal.SIGKILL
     _wait_for_the_end_of(tmp_path / "killed" / "work")
@@ -90,10 +79,10 @@ def test_killed_in_two_processes_it_ends_in_the_same_bytes(tmp_path: Path) -> No
     assert checkpoint is not None
     assert checkpoint.step < 9
     seen: list[int] = []
-    resumed = train_squares(
+    resumed = train_parts(
         tmp_path / "killed",
         TWO,
-        report=lambda progress: seen.append((progress.epoch - 1) * progress.steps + progress.step),
+        on_progress=lambda progress: seen.append((progress.epoch - 1) * progress.steps + progress.step),
     )
     assert seen == list(range(checkpoint.step + 1, 10))
     assert resumed.digest == whole.digest
@@ -123,7 +112,7 @@ def test_what_goes_wrong_in_a_process_is_said_as_in_one(tmp_path: Path) -> None:
     write_squares(tmp_path / "data", count=12)
     Image.new("RGB", (32, 16)).save(tmp_path / "data" / "004.png")
     with pytest.raises(UserError, match=r"004\.png is 32 x 16 pixels, but its annotations are for 64 x 64"):
-        train_squares(tmp_path / "bad", TWO)
+        train_parts(tmp_path / "bad", TWO)
     _wait_for_the_end_of(tmp_path / "bad" / "work")
 
 
@@ -134,7 +123,7 @@ def test_a_cancelled_training_leaves_no_process(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_squares(tmp_path / "cancelled", TWO, report=cancel)
+        train_parts(tmp_path / "cancelled", TWO, on_progress=cancel)
     _wait_for_the_end_of(tmp_path / "cancelled" / "work")
 
 

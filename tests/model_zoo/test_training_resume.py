@@ -12,9 +12,8 @@ from composition.errors import UserError
 from model_zoo import training_checkpoint
 from model_zoo.bundle import sha256_of
 from model_zoo.student_settings import StudentSettings
-from model_zoo.training import train
 from model_zoo.training_checkpoint import Checkpoint
-from tests.model_zoo.squares import CLASSES, doubt, write_squares
+from tests.model_zoo.squares import doubt, train_squares, write_squares
 
 SETTINGS = StudentSettings(
     architecture="yolox_pico", image_size=64, epochs=4, batch_size=4, close_mosaic_epochs=1
@@ -23,39 +22,21 @@ SETTINGS = StudentSettings(
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from model_zoo.training import train
-from tests.model_zoo.squares import CLASSES
-from tests.model_zoo.test_training_resume import SETTINGS, train_squares
+from tests.model_zoo.squares import train_squares
+from tests.model_zoo.test_training_resume import SETTINGS
 
-steps = 0
 def report(progress):
     # the checkpoint is written after the report: die in the step after the one to keep
     if (progress.epoch - 1) * progress.steps + progress.step == int(sys.argv[2]) + 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
-train_squares(Path(sys.argv[1]), report)
+train_squares(Path(sys.argv[1]), SETTINGS, on_progress=report, checkpoint_seconds=0.0)
 """
-
-
-def train_squares(folder: Path, report=None):  # type: ignore[no-untyped-def]  # also run by the child
-    return train(
-        settings=SETTINGS,
-        vocabulary=CLASSES,
-        annotations=folder.parent / "data" / "train.json",
-        image_root=folder.parent / "data",
-        work_dir=folder / "work",
-        output=folder / "bundle",
-        name="squares",
-        seed=7,
-        threads=1,
-        on_progress=report,
-        checkpoint_seconds=0.0,
-    )
 
 
 def test_killed_and_resumed_training_ends_in_the_same_bytes(tmp_path: Path) -> None:
     doubt(write_squares(tmp_path / "data", count=12))
-    whole = train_squares(tmp_path / "whole")
+    whole = train_squares(tmp_path / "whole", SETTINGS, checkpoint_seconds=0.0)
     for step in (4, 9):  # in the middle of the second epoch, and where mosaics have just been closed
         done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path / "killed"), str(step)], check=False)
         assert done.returncode == -signal.SIGKILL
@@ -65,7 +46,10 @@ def test_killed_and_resumed_training_ends_in_the_same_bytes(tmp_path: Path) -> N
         assert checkpoint.step == step
     seen: list[int] = []
     resumed = train_squares(
-        tmp_path / "killed", lambda progress: seen.append((progress.epoch - 1) * 3 + progress.step)
+        tmp_path / "killed",
+        SETTINGS,
+        on_progress=lambda progress: seen.append((progress.epoch - 1) * 3 + progress.step),
+        checkpoint_seconds=0.0,
     )
     assert seen == [10, 11, 12]
     assert resumed.digest == whole.digest
