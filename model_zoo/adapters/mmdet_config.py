@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from composition.errors import UserError
-from model_zoo.adapters import mmdet_config_py
+from model_zoo.adapters import mmdet_config_bases
 from model_zoo.bundle import InputSpec
 
 # modules whose registered classes are parts of a detector, and nothing else
@@ -76,12 +76,12 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: It is neither.
     """
+    if path.suffix.lower() == ".py":
+        return mmdet_config_bases.read(path)
     try:
         text = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", "Check the path of the config.") from None
-    if path.suffix.lower() == ".py":
-        return mmdet_config_py.parse(text, str(path))
     return parse(text, str(path))
 
 

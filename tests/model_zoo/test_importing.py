@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -415,6 +417,19 @@ def test_an_mmdet_config_in_python_and_a_training_checkpoint(small_detector, tmp
     manifest = add(tmp_path / "net.py", tmp_path, classes=None)
     assert (manifest.adapter, manifest.vocabulary) == ("mmdet", NAMES)
     assert (manifest.input.height, manifest.input.width) == (64, 64)
-    (tmp_path / "net.py").write_text("_base_ = 'other.py'\n")
-    with pytest.raises(UserError, match="'_base_' reads other files"):
-        add(tmp_path / "net.py", tmp_path, classes=None)
+
+
+def test_a_stock_mmdet_config_alone(tmp_path):
+    """One file of mmdet's model zoo and its weights: what it builds on comes from the installed mmdet."""
+    import torch
+
+    from model_zoo.adapters import mmdet_config
+
+    stock = Path(importlib.util.find_spec("mmdet").origin).parent / ".mim" / "configs" / "yolox"
+    config = tmp_path / "yolox_tiny_8xb8-300e_coco.py"
+    config.write_bytes((stock / config.name).read_bytes())
+    model = mmdet_config.model_part(mmdet_config.read(config), config.name)
+    torch.save({"state_dict": untrained(model).state_dict()}, tmp_path / "tiny.pth")
+    manifest = add(config, tmp_path, weights=tmp_path / "tiny.pth", classes=[f"class {n}" for n in range(80)])
+    assert (manifest.adapter, len(manifest.vocabulary)) == ("mmdet", 80)
+    assert (manifest.input.height, manifest.input.width, manifest.input.resize) == (416, 416, "letterbox")
