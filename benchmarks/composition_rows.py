@@ -130,12 +130,11 @@ _STUDENT = {
     "augmentation": "light",
     "warm_start": f"bundle:{START}",
 }
-_LIGHT = ("--image-size", "320", "--augmentation", "light")
-_FIRST = ("--architecture", "yolox_nano", "--epochs", "24", "--warm-start", f"bundle:{START}", *_LIGHT)
+_FIRST = ("--architecture", "yolox_nano", "--warm-start", f"bundle:{START}", "--augmentation", "light")
 _SECOND = ("--architecture", "atss_effnet_lite0", "--warm-start", "imagenet", "--augmentation", "light")
-_COARSE = ("--image-size", "320", "--epochs", "50")
-# what tells a king from a queen is small
-_FINE = ("--image-size", "416", "--epochs", "40")
+_COARSE = (("--image-size", "320", "--epochs", "24"), ("--image-size", "320", "--epochs", "50"))
+# what tells a king from a queen, or a nine from a ten, is small
+_FINE = (("--image-size", "416", "--epochs", "40"),) * 2
 
 
 def _own(
@@ -143,11 +142,11 @@ def _own(
     classes: tuple[str, ...],
     first: tuple[str, ...],
     second: tuple[str, ...],
-    size: tuple[str, ...],
+    sizes: tuple[tuple[str, ...], ...],
 ) -> Case:
     own = (
-        OwnTeacher(f"{name}-first", first, "1/2", _FIRST),
-        OwnTeacher(f"{name}-second", second, "2/2", (*_SECOND, *size)),
+        OwnTeacher(f"{name}-first", first, "1/2", (*_FIRST, *sizes[0])),
+        OwnTeacher(f"{name}-second", second, "2/2", (*_SECOND, *sizes[1])),
     )
     return Case(name, tuple(teacher.name for teacher in own), _STUDENT, own, classes)
 

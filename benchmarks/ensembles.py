@@ -4,7 +4,8 @@
 
 ``expert`` is calibrated on 100 images of ``coco/train.json``, never on the
 measured ones; ``label_free`` is the same fuser, calibrated without any label from
-a second look at the measured images. Writes ``benchmarks/results/ensembles.json``. Two minutes on 2 cores.
+a second look at the measured images. Both also look in the mirror; ``_one_look``:
+they do not. Writes ``benchmarks/results/ensembles.json``. Two minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.teachers import TEACHERS, add_teacher
+from composition.fusion import Fuser
+from composition.label_space import LabelSpace
+from tasks.teachers import Teacher
 
 RESULTS = Path(__file__).parent / "results" / "ensembles.json"
 CALIBRATION_IMAGES = 100
@@ -38,8 +42,8 @@ def measure(data: Path) -> list[dict[str, Any]]:
     from composition import label_space as spaces
     from composition.fusion import fuser
     from tasks import ensemble, evaluate
-    from tasks.calibrate import POOL_SAMPLE
     from tasks.home import Home
+    from tasks.image_index import POOL_SAMPLE
 
     dataset = evaluate.load_dataset(data / "coco" / "val.json")
     labelled = evaluate.load_dataset(data / "coco" / "train.json")
@@ -49,12 +53,26 @@ def measure(data: Path) -> list[dict[str, Any]]:
         for group, names in GROUPS.items():
             members = [add_teacher(home, data, name) for name in names]
             space = spaces.build({teacher.name: teacher.manifest.vocabulary for teacher in members})
-            expert = ensemble.calibrated_expert(home.store, members, space, labelled, CALIBRATION_IMAGES)
             row: dict[str, Any] = {"group": group, "teachers": list(names)}
-            label_free = ensemble.label_free_expert(home.store, members, space, dataset, POOL_SAMPLE)
-            fusers = {"nms": fuser("nms"), "wbf": fuser("wbf"), "expert": expert, "label_free": label_free}
-            for name, fusing in fusers.items():
-                result = ensemble.evaluate_ensemble(home.store, members, space, dataset, fusing)
+
+            def expert(looking: list[Teacher], space: LabelSpace = space) -> Fuser:
+                return ensemble.calibrated_expert(home.store, looking, space, labelled, CALIBRATION_IMAGES)
+
+            def label_free(looking: list[Teacher], space: LabelSpace = space) -> Fuser:
+                return ensemble.label_free_expert(home.store, looking, space, dataset, POOL_SAMPLE)
+
+            tried = ensemble.with_mirrors(home.store, members, labelled, CALIBRATION_IMAGES)
+            free = ensemble.with_mirrors(home.store, members, dataset, POOL_SAMPLE)
+            fusers = {
+                "nms": (members, fuser("nms")),
+                "wbf": (members, fuser("wbf")),
+                "expert_one_look": (members, expert(members)),
+                "expert": (tried, expert(tried)),
+                "label_free_one_look": (members, label_free(members)),
+                "label_free": (free, label_free(free)),
+            }
+            for name, (looking, fusing) in fusers.items():
+                result = ensemble.evaluate_ensemble(home.store, looking, space, dataset, fusing)
                 row[name] = result.ensemble.AP
                 row["best_teacher"] = max(metrics.AP or 0 for metrics in result.teachers.values())
             rows.append(row)
@@ -83,9 +101,7 @@ def main() -> None:
         print(json.dumps(document))
         return
     for row in document["rows"]:
-        figures = "  ".join(
-            f"{key} {row[key]:.1f}" for key in ("best_teacher", "nms", "wbf", "expert", "label_free")
-        )
+        figures = "  ".join(f"{key} {value:.1f}" for key, value in row.items() if isinstance(value, float))
         print(f"{row['group']:6} {figures}")
 
 

@@ -64,6 +64,11 @@ def confirmations(tables: Sequence[Detections], coverage: NDArray[np.bool_]) -> 
 
 def confirmed_by(detections: Detections, others: Detections, iou: float) -> NDArray[np.bool_]:
     """(N,) which rows overlap a row of another table of the same image and class by ``iou`` or more."""
+    return overlaps(detections, others) >= iou
+
+
+def overlaps(detections: Detections, others: Detections) -> NDArray[np.float64]:
+    """(N,) largest IoU of each row with a row of another table of the same image and class; 0 without."""
     width = 1 + max(int(detections.class_id.max(initial=0)), int(others.class_id.max(initial=0)))
     theirs = others.image_id * width + others.class_id
     order = np.argsort(theirs, kind="stable")
@@ -78,6 +83,6 @@ def confirmed_by(detections: Detections, others: Detections, iou: float) -> NDAr
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     shared = sides.clip(0).prod(axis=1)
     areas = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
-    result = np.zeros(len(detections), np.bool_)
-    result[row[shared >= iou * (areas - shared)]] = True
+    result = np.zeros(len(detections))
+    np.maximum.at(result, row, shared / (areas - shared))
     return result

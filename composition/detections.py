@@ -139,6 +139,14 @@ def sort(detections: Detections) -> Detections:
     return detections[order(detections)]
 
 
+def strongest(detections: Detections, most: int) -> Detections:
+    """The rows with the best scores of every image, at most so many of each, sorted."""
+    rows = sort(detections)
+    starts = np.flatnonzero(np.diff(rows.image_id, prepend=-1))
+    place = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
+    return rows[place < most]
+
+
 def with_image_ids(detections: Detections, ids: NDArray[np.int64]) -> Detections:
     """Turns positions in a batch into image ids: row i gets ``ids[image_id[i]]``."""
     return replace(detections, image_id=np.asarray(ids, np.int64)[detections.image_id])

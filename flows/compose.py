@@ -89,7 +89,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
     for name, dataset in plan.datasets.items():
         with watch.step(f"evaluate {name}") as step:
             detectors = [*(("baseline", one) for one in plan.baselines), ("student", as_teacher(student))]
-            evaluations[name] = compare(store, name, dataset, plan.teachers, detectors, plan.space, fuser)
+            evaluations[name] = compare(store, name, dataset, made.teachers, detectors, plan.space, fuser)
             step.done(evaluations[name])
             step.run.metrics(_headline(evaluations[name]))
             shown.show_results(name, load_rows(evaluations[name]))
@@ -98,7 +98,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
             costs = measure_costs_task(
                 store,
                 next(iter(plan.datasets.values())),
-                plan.teachers,
+                made.teachers,
                 [*plan.baselines, as_teacher(student)],
                 plan.space,
                 fuser,

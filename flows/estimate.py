@@ -37,7 +37,8 @@ def estimate(home: Home, plan: Plan) -> dict[str, Any]:
     """
     evaluation = sum(len(dataset.coco["images"]) for dataset in plan.datasets.values())
     images = len(plan.listing.paths)
-    inference = sum(_seconds_per_image(teacher) for teacher in plan.teachers) * (images + evaluation)
+    pool = images * (2 if plan.recipe.mirrors else 1)  # at most: not every teacher looks in the mirror
+    inference = sum(_seconds_per_image(teacher) for teacher in plan.teachers) * (pool + evaluation)
     settings = plan.recipe.student
     training = _training_seconds_per_image(settings) * images * settings.epochs
     return {

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from composition.aliases import require_known
 from composition.errors import UserError
 from composition.fusion import Fuser
 from flows.plan import LabelPlan, make_label_plan
-from flows.pseudo_labelling import calibrate, thresholds
+from flows.pseudo_labelling import calibrate, look_in_the_mirror, thresholds
 from flows.recipe import Recipe
 from tasks import unanswered
 from tasks.aggregate import fuse_shards
@@ -18,6 +19,7 @@ from tasks.home import Home
 from tasks.image_index import build_index, find_index
 from tasks.infer import missing_shards, run_teachers
 from tasks.label import label_pool
+from tasks.mirror import find_mirrors, in_the_mirror
 from tasks.preview import Preview, collect, pick, ranked
 from tasks.store import Artifact, Store
 from tasks.thresholds import find_thresholds
@@ -55,18 +57,24 @@ def preview(recipe: Recipe, home: Home, count: int, name: str | None = None) -> 
         paths = tuple(sorted(ranked(plan.listing.paths)[:wanted]))
         index = build_index(home.store, replace(plan.listing, paths=paths))
     shards = run_teachers(home.store, plan.teachers, index, recipe.generate, incomplete=True)
+    seen, looking = shards, plan
+    if recipe.mirrors:
+        found = find_mirrors(home.store, plan.teachers, index, shards, recipe.generate)
+        looking = replace(plan, teachers=tuple(in_the_mirror(plan.teachers, found)))
+        seen = look_in_the_mirror(partial(run_teachers, incomplete=True), home.store, looking, index, shards)
     try:
-        fuser = load_fuser(calibrate(calibrate_fuser, home.store, plan, index, shards))
+        fuser = load_fuser(calibrate(calibrate_fuser, home.store, looking, index, seen))
     except UserError:
         if whole or plan.calibration != "label-free":
             raise
         # a few images may hold too few boxes to learn from
-        plan = replace(plan, calibration="none", rule=recipe.filter.chosen(plan.labelled is not None, "none"))
-        fuser = load_fuser(calibrate(calibrate_fuser, home.store, plan, index, shards))
-    fused, labels = _labels(home.store, plan, index, shards, fuser)
+        rule = recipe.filter.chosen(plan.labelled is not None, "none")
+        looking = replace(looking, calibration="none", rule=rule)
+        fuser = load_fuser(calibrate(calibrate_fuser, home.store, looking, index, seen))
+    fused, labels = _labels(home.store, looking, index, seen, fuser)
     records = pick(index, labels, plan.space, count, name)
     images = collect(records, shards, fused, labels)
-    return Preview(recipe.name, plan.space, images, whole, plan.calibration != "none", pool)
+    return Preview(recipe.name, plan.space, images, whole, looking.calibration != "none", pool)
 
 
 def _labels(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from composition.diagnostics import warnings
 from composition.fusion import Expert, Fuser
@@ -17,7 +18,9 @@ from tasks.diagnosis import diagnose_task, load_diagnosis
 from tasks.fan_out import Runner, inference
 from tasks.image_index import index_images, load_quarantine
 from tasks.label import label
+from tasks.mirror import find_mirrors_task, in_the_mirror, merge_shards
 from tasks.store import Artifact, Store
+from tasks.teachers import Teacher
 from tasks.thresholds import thresholds_task
 from tasks.tracking import Run
 
@@ -34,7 +37,8 @@ class PseudoLabelling:
 
     Attributes:
         index: The images.
-        shards: Teacher name to its detections.
+        teachers: With the classes for which they look in the mirror, too.
+        shards: Teacher name to its detections on the images as they are.
         fuser: Calibrated where it can be.
         fused: The fused boxes, shard by shard.
         labels: The pseudo-labels.
@@ -42,6 +46,7 @@ class PseudoLabelling:
     """
 
     index: Artifact
+    teachers: tuple[Teacher, ...]
     shards: dict[str, list[Artifact]]
     fuser: Fuser
     fused: list[Artifact]
@@ -84,15 +89,22 @@ def make_pseudo_labels(
         log.warning(
             "teacher %s has not spoken on %d images: its classes are not background there", name, len(images)
         )
+    seen, looking = shards, plan
+    if recipe.mirrors:
+        with watch.step("mirror") as step:
+            found = find_mirrors_task(store, plan.teachers, index, shards, recipe.generate)
+            step.done(found)
+            looking = replace(plan, teachers=tuple(in_the_mirror(plan.teachers, found)))
+            seen = look_in_the_mirror(partial(inference, runner=runner), store, looking, index, shards)
     with watch.step("calibrate") as step:
-        calibrated = calibrate(calibrate_task, store, plan, index, shards)
+        calibrated = calibrate(calibrate_task, store, looking, index, seen)
         fuser = load_fuser(calibrated)
         step.done(calibrated)
     with watch.step("aggregate") as step:
-        fused = aggregate(store, shards, plan.space, fuser, recipe.filter.floor)
+        fused = aggregate(store, seen, plan.space, fuser, recipe.filter.floor)
         step.done(*fused)
     with watch.step("thresholds") as step:
-        limits = thresholds(thresholds_task, store, plan, fused, fuser)
+        limits = thresholds(thresholds_task, store, looking, fused, fuser)
         step.done(limits)
     with watch.step("label") as step:
         labels = label(store, index, fused, plan.space, recipe.filter, limits, silent)
@@ -113,7 +125,29 @@ def make_pseudo_labels(
         step.done(diagnosis)
         step.run.artifacts(diagnosis.folder, "diagnosis")
         _show_diagnosis(diagnosis, labels, step.run)
-    return PseudoLabelling(index, shards, fuser, fused, labels, diagnosis)
+    return PseudoLabelling(index, looking.teachers, shards, fuser, fused, labels, diagnosis)
+
+
+def look_in_the_mirror(
+    infer: Callable[..., dict[str, list[Artifact]]],
+    store: Store,
+    plan: LabelPlan,
+    index: Artifact,
+    shards: Mapping[str, Sequence[Artifact]],
+) -> dict[str, list[Artifact]]:
+    """The mean of both looks of those teachers of a plan that look in the mirror; the shards of the others.
+
+    Args:
+        infer: Runs teachers: `tasks.fan_out.inference`, or `tasks.infer.run_teachers`.
+        store: Where the shards go.
+        plan: What to do.
+        index: The images.
+        shards: Teacher name to what it sees on the images as they are.
+    """
+    settings = plan.recipe.generate
+    asked = [teacher for teacher in plan.teachers if teacher.mirrored]
+    mirrored = infer(store, asked, index, settings, look="mirror") if asked else {}
+    return merge_shards(store, plan.teachers, shards, mirrored, settings)
 
 
 def calibrate(

@@ -103,6 +103,13 @@ class Recipe(_Section):
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
 
     @property
+    def mirrors(self) -> bool:
+        """Whether the teachers may look in the mirror; stock fusers stay as they are known."""
+        return self.generate.augment == "flip" or (
+            self.generate.augment == "auto" and self.fuse.method == "expert"
+        )
+
+    @property
     def detection_floor(self) -> float:
         """Score of a teacher's detection below which nothing is fused."""
         return max(self.generate.score_floor, self.filter.floor)

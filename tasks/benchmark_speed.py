@@ -224,20 +224,21 @@ def load_images(dataset: Dataset) -> list[NDArray[np.uint8]]:
     return images
 
 
-def together(costs: Sequence[Cost], fusing: float) -> Cost:
+def together(costs: Sequence[Cost], fusing: float, looks: Sequence[int]) -> Cost:
     """What several detectors cost that run one after the other and are fused.
 
     Args:
         costs: Of each, measured alone.
         fusing: Milliseconds an image for the fusion.
+        looks: How often each looks at an image.
     """
 
     def total(speeds: Sequence[Speed]) -> Speed:
         return Speed(
             speeds[0].batch,
-            sum(one.median for one in speeds) + fusing,
-            sum(one.low for one in speeds) + fusing,
-            sum(one.high for one in speeds) + fusing,
+            sum(one.median * times for one, times in zip(speeds, looks, strict=True)) + fusing,
+            sum(one.low * times for one, times in zip(speeds, looks, strict=True)) + fusing,
+            sum(one.high * times for one, times in zip(speeds, looks, strict=True)) + fusing,
             min(one.calls for one in speeds),
         )
 
@@ -245,10 +246,13 @@ def together(costs: Sequence[Cost], fusing: float) -> Cost:
         known = [value for value in values if value is not None]
         return sum(known) if len(known) == len(values) else None
 
+    def computed(flops: int | None, times: int) -> int | None:
+        return None if flops is None else flops * times
+
     first = costs[0]
     size = Profile(
         added([one.profile.parameters for one in costs]),
-        added([one.profile.flops for one in costs]),
+        added([computed(one.profile.flops, times) for one, times in zip(costs, looks, strict=True)]),
         sum(one.profile.bytes for one in costs),
     )
     return Cost(
@@ -297,7 +301,8 @@ def measure_costs(
     index = index_dataset(store, dataset)
     found = {teacher.name: run_on_dataset(store, teacher, dataset, index) for teacher in teachers}
     fusing = time_fusion(fuser, space, found, len(dataset.coco["images"]))
-    costs[ENSEMBLE] = together([costs[teacher.name] for teacher in teachers], fusing)
+    looks = [2 if teacher.mirrored else 1 for teacher in teachers]
+    costs[ENSEMBLE] = together([costs[teacher.name] for teacher in teachers], fusing, looks)
     return costs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from composition.label_space import LabelSpace
 from tasks import fusers, unanswered
 from tasks.ensemble import labelled_evidence
 from tasks.evaluate import Dataset
-from tasks.image_index import iter_index
+from tasks.image_index import pool_sample
 from tasks.infer import GenerateSettings, load_detections, run_teachers
 from tasks.method_settings import Calibration
 from tasks.step import step
@@ -29,8 +28,6 @@ from tasks.teachers import Teacher
 
 CALIBRATION_VERSION = 2
 FUSER_FILE = "fuser.json"
-POOL_SAMPLE = 500
-"""Images of the pool that the teachers look at twice, at most: time and memory stay the same."""
 
 
 def calibrate_fuser(
@@ -76,7 +73,7 @@ def calibrate_fuser(
         fusers.to_json(fuser),
         method,
         sources if method != "none" else {},
-        [teacher.digest for teacher in teachers],
+        [teacher.way_of_looking if method == "labels" else [teacher.digest] for teacher in teachers],
         spaces.digest(space),
         floor,
     )
@@ -115,12 +112,6 @@ calibrate_task = step(calibrate_fuser, "calibrate")
 def load_fuser(artifact: Artifact) -> Fuser:
     """The fuser that `calibrate_fuser` kept."""
     return fusers.from_json(json.loads(artifact.file(FUSER_FILE).read_text()))
-
-
-def pool_sample(index: Artifact, images: int = POOL_SAMPLE) -> NDArray[np.int64]:
-    """Ids of at most so many images, chosen by their content: in no order of names or folders."""
-    ranked = heapq.nsmallest(images, ((record.sha256, record.image_id) for record in iter_index(index)))
-    return np.sort(np.array([image_id for _, image_id in ranked], np.int64))
 
 
 def pool_tables(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from composition.fusion.expert import Expert
 from composition.label_free import calibrate_label_free
 from composition.label_space import LabelSpace
 from composition.matching import Objects, objects
-from tasks.evaluate import Dataset, few_images, index_dataset, run_on_dataset, shared_categories
-from tasks.infer import Look
+from tasks.evaluate import SETTINGS, Dataset, few_images, index_dataset, run_on_dataset, shared_categories
+from tasks.infer import Look, run_teachers
+from tasks.mirror import find_mirrors, in_the_mirror
 from tasks.store import Store
 from tasks.teachers import Teacher
 
@@ -32,7 +33,7 @@ class EnsembleResult:
 
     Attributes:
         ensemble: The fused detections.
-        teachers: Every teacher alone, by name.
+        teachers: Every teacher alone, by name, without a mirror.
     """
 
     ensemble: Metrics
@@ -44,6 +45,28 @@ class EnsembleResult:
             **self.ensemble.to_dict(),
             "teachers": {name: metrics.to_dict() for name, metrics in self.teachers.items()},
         }
+
+
+def with_mirrors(
+    store: Store,
+    teachers: Sequence[Teacher],
+    dataset: Dataset,
+    images: int,
+    augment: str = "auto",
+) -> list[Teacher]:
+    """The teachers, looking in the mirror for the classes that it does not change.
+
+    Args:
+        store: Keeps the detections.
+        teachers: The detectors.
+        dataset: Images to try it out on; their labels are not read.
+        images: At most so many of them, in the order of a hash of their names.
+        augment: auto or flip, see `tasks.infer.GenerateSettings`.
+    """
+    index = index_dataset(store, few_images(dataset, images))
+    settings = SETTINGS.model_copy(update={"augment": augment})
+    shards = run_teachers(store, teachers, index, settings)
+    return in_the_mirror(teachers, find_mirrors(store, teachers, index, shards, settings))
 
 
 def evaluate_ensemble(
@@ -61,13 +84,14 @@ def evaluate_ensemble(
             f"The label space has {', '.join(space.classes[:10])}.",
         )
     tables = mapped_detections(store, teachers, space, dataset)
+    alone = mapped_detections(store, [replace(one, mirrored=()) for one in teachers], space, dataset)
 
     def measure(found: Detections) -> Metrics:
         return evaluation.evaluate(found, dataset.coco, space.classes, restrict_to=categories)
 
     return EnsembleResult(
         measure(fusing.fuse(tables).detections),
-        {teacher.name: measure(found) for teacher, found in zip(teachers, tables, strict=True)},
+        {teacher.name: measure(found) for teacher, found in zip(teachers, alone, strict=True)},
     )
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from composition.errors import UserError
 from composition.evaluation import Metrics
 from composition.fusion import Fuser, Nms, Wbf
 from composition.label_space import LabelSpace
+from composition.mirror import merged
 from tasks import fusers
 from tasks.comparison import Outcome, Row, examine, with_leads
 from tasks.image_index import (
@@ -164,8 +165,15 @@ def index_dataset(store: Store, dataset: Dataset) -> Artifact:
 def run_on_dataset(
     store: Store, detector: Teacher, dataset: Dataset, index: Artifact, look: Look = "first"
 ) -> Detections:
-    """Runs a detector on the index of a data set; image ids are those of the data set."""
+    """Runs a detector on the index of a data set; image ids are those of the data set.
+
+    The first look is the mean with the one in the mirror, for the classes for which the detector
+    looks there.
+    """
     found = load_all(run_inference(store, detector, index, SETTINGS, look))
+    if look == "first" and detector.mirrored:
+        again = load_all(run_inference(store, detector, index, SETTINGS, "mirror"))
+        found = merged(found, again, detector.mirrored, SETTINGS.max_detections)
     return table.with_image_ids(found, dataset_ids(dataset, index))
 
 
@@ -221,7 +229,7 @@ def comparison_key(
         EVALUATION_VERSION,
         dataset.digest,
         dataset.images_digest,
-        [(teacher.name, teacher.digest) for teacher in teachers],
+        [(teacher.name, *teacher.way_of_looking) for teacher in teachers],
         [(role, student.name, student.digest) for role, student in students],
         spaces.digest(space),
         fusers.to_json(fusing),
@@ -243,7 +251,8 @@ def compare_detectors(
         store: Where the result goes.
         name: Name of the data set.
         dataset: The data set.
-        teachers: The teachers, named as in the label space.
+        teachers: The teachers, named as in the label space; in the mirror they look for ``fusing``
+            only.
         students: Role (``student`` or ``baseline``) and detector, whose vocabulary is the label space.
         space: The label space.
         fusing: The fuser of the composition; it and the two stock ones, with
@@ -265,9 +274,12 @@ def compare_detectors(
     rows: list[Row] = []
     mapped: dict[str, Detections] = {}
     coverage = spaces.coverage(space)
+
+    def look(teacher: Teacher) -> Detections:
+        return spaces.map_detections(space, teacher.name, run_on_dataset(store, teacher, dataset, index))
+
     for column, teacher in enumerate(teachers):
-        found = run_on_dataset(store, teacher, dataset, index)
-        mapped[teacher.name] = spaces.map_detections(space, teacher.name, found)
+        mapped[teacher.name] = look(replace(teacher, mirrored=()))
         known = [c for c, sees in zip(space.classes, coverage[:, column], strict=True) if sees]
         own = shared_categories(dataset, known)
         if own:
@@ -275,7 +287,8 @@ def compare_detectors(
         rows.append(Row(teacher.name, "teacher", "all", measure(mapped[teacher.name], everything)))
     ensembles = {one.name: one for one in (Nms(), Wbf(), fusing)}
     for title, fuser in ensembles.items():
-        fused = fuser.fuse(list(mapped.values())).detections
+        seen = list(map(look, teachers)) if fuser is fusing else list(mapped.values())
+        fused = fuser.fuse(seen).detections
         rows.append(Row(f"ensemble ({title})", "ensemble", "all", measure(fused, everything)))
     for role, detector in students:
         found = run_on_dataset(store, detector, dataset, index)

@@ -15,7 +15,7 @@ from composition.errors import UserError
 from model_zoo.cores import usable_cores
 from tasks import unanswered
 from tasks.image_index import load_index, shards
-from tasks.infer import GenerateSettings, infer, infer_shard
+from tasks.infer import LOOKS, GenerateSettings, Look, infer, infer_shard
 from tasks.progress import Tracker
 from tasks.shown import watched
 from tasks.store import Artifact, Store
@@ -64,6 +64,7 @@ def inference(
     index: Artifact,
     settings: GenerateSettings,
     runner: Runner | None = None,
+    look: Look = "first",
 ) -> dict[str, list[Artifact]]:
     """Runs teachers on all images of an index, many shards at once where the runner can.
 
@@ -76,6 +77,7 @@ def inference(
         index: The images.
         settings: How they are run.
         runner: Where; default: what the environment says.
+        look: See `tasks.infer.run_teachers`.
 
     Returns:
         Teacher name to its shards, in the order of the images.
@@ -85,10 +87,14 @@ def inference(
     """
     runner = runner or chosen_runner()
     if runner == Runner.SEQUENTIAL and not watched():
-        return infer(store, teachers, index, settings, incomplete=True)
+        return infer(store, teachers, index, settings, look, incomplete=True)
     parts = list(shards(load_index(index), settings.shard_size))
     images = sum(map(len, parts))
     found: dict[str, list[Artifact]] = {}
+
+    def title(team: Sequence[Teacher]) -> str:
+        return called(team) + LOOKS[look]
+
     with ExitStack() as stack:
         stack.callback(forget_detectors)
         start = _starter(stack, runner)
@@ -101,12 +107,13 @@ def inference(
                         "team": list(team),
                         "records": parts[number],
                         "settings": settings,
-                        "label": f"{number + 1}/{len(parts)}: {called(team)}",
+                        "label": f"{number + 1}/{len(parts)}: {title(team)}",
                         "threads": threads_for(runner, len(parts)),
+                        "look": look,
                     }
                 )
 
-            with Tracker(f"{called(team)} on {images} images", images) as tracker:
+            with Tracker(f"{title(team)} on {images} images", images) as tracker:
                 found |= unanswered.gather(
                     [teacher.name for teacher in team],
                     parts,

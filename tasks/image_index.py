@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from composition.errors import UserError
 from model_zoo.cores import usable_cores
@@ -28,6 +31,8 @@ from tasks.store import Artifact, Store, digest_of
 INDEX_VERSION = 1
 INDEX_FILE = "images.parquet"
 QUARANTINE_FILE = "quarantine.parquet"
+POOL_SAMPLE = 500
+"""Images of a pool that the teachers look at more than once, at most: time and memory stay the same."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -261,3 +266,9 @@ def shards(records: Sequence[ImageRecord], size: int) -> Iterator[Sequence[Image
     """Consecutive runs of at most ``size`` images."""
     for start in range(0, len(records), size):
         yield records[start : start + size]
+
+
+def pool_sample(index: Artifact, images: int = POOL_SAMPLE) -> NDArray[np.int64]:
+    """Ids of at most so many images, chosen by their content: in no order of names or folders."""
+    ranked = heapq.nsmallest(images, ((record.sha256, record.image_id) for record in iter_index(index)))
+    return np.sort(np.array([image_id for _, image_id in ranked], np.int64))

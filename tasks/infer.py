@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from typing import Any, Literal
@@ -22,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from composition import detections as table
 from composition.detections import Detections
+from composition.mirror import turned_back
 from composition.second_look import bordered, without_border
-from composition.stability import flip_spread
 from model_zoo.adapters.base import Detector, Image, InferenceSettings
 from model_zoo.cores import thread_limit
 from tasks import unanswered
@@ -37,7 +36,7 @@ from tasks.teachers import Teacher
 from tasks.teams import Opener, called, kept_opener, opener, teams
 
 INFERENCE_VERSION = 1
-SECOND_LOOK_VERSION = 1
+LOOK_VERSIONS = {"second": 1, "mirror": 1}
 SHARD_FILE = "detections.parquet"
 
 
@@ -68,21 +67,23 @@ class GenerateSettings(BaseModel):
         False,
         description="Networks of torch compute in float16 on a GPU: faster, boxes move a little.",
     )
-    augment: Literal["none", "flip"] = Field(
-        "none",
-        description="flip: also show every image mirrored, at twice the time; a box that is then elsewhere "
-        "is unstable and is trusted less. Not for classes that a mirror changes, such as digits.",
+    augment: Literal["auto", "flip", "none"] = Field(
+        "auto",
+        description="Show every image mirrored, too, and take the mean of both looks, at twice the time. "
+        "auto: for the expert fuser, where the mirror does not change the classes (as it does digits), "
+        "which is tried out on some images; flip: for all classes; none: never.",
     )
 
     def decisive(self) -> dict[str, Any]:
-        """What decides the detections: neither batch size nor shard size changes one (tested)."""
+        """What decides the detections of one look: neither batch size nor shard size changes one (tested)."""
         # nothing is said about what is left as it was: shards of earlier versions stay valid
-        chosen = {"score_floor", "max_detections"} | ({"augment"} if self.augment != "none" else set())
-        chosen |= {"half"} if self.half else set()
+        chosen = {"score_floor", "max_detections"} | ({"half"} if self.half else set())
         return self.model_dump(mode="json", include=chosen)
 
 
-Look = Literal["first", "second"]
+Look = Literal["first", "second", "mirror"]
+LOOKS: dict[Look, str] = {"first": "", "second": ", again", "mirror": ", in the mirror"}
+"""What is added to a title."""
 
 
 def shard_key(
@@ -90,7 +91,7 @@ def shard_key(
 ) -> str:
     """Digest of everything that decides a shard's content."""
     images = [(record.image_id, record.sha256) for record in records]
-    how = [] if look == "first" else [look, SECOND_LOOK_VERSION]
+    how = [] if look == "first" else [look, LOOK_VERSIONS[look]]
     return digest_of("detections", INFERENCE_VERSION, teacher.digest, settings.decisive(), images, *how)
 
 
@@ -132,7 +133,8 @@ def run_teachers(
         teachers: The detectors.
         index: An image index.
         settings: Score floor, batch and shard size.
-        look: ``second`` shows the images with a border, see `composition.second_look`.
+        look: ``second`` shows the images with a border (`composition.second_look`), ``mirror``
+            flipped left to right (`composition.mirror`).
         only: (n,) ids of the images to show; None: all.
         incomplete: Whether the caller can deal with images on which a
             teacher has not spoken (`tasks.unanswered`), up to
@@ -166,8 +168,7 @@ def _run_team(
     limit: float,
 ) -> dict[str, list[Artifact]]:
     images = sum(map(len, parts))
-    again = ", again" if look == "second" else ""
-    with Tracker(f"{called(team)} on {images} images{again}", images) as tracker, ExitStack() as stack:
+    with Tracker(f"{called(team)} on {images} images{LOOKS[look]}", images) as tracker, ExitStack() as stack:
         device = ""
 
         def open_late(teacher: Teacher) -> Detector:
@@ -208,6 +209,7 @@ def run_shard(
     settings: GenerateSettings,
     label: str,
     threads: int = 0,
+    look: Look = "first",
 ) -> dict[str, Artifact]:
     """Runs teachers on one shard: the unit of work that is spread over threads, processes and machines.
 
@@ -221,6 +223,7 @@ def run_shard(
         settings: Score floor and batch size.
         label: What is shown as being done.
         threads: Processors for this shard; 0: all that there are.
+        look: See `run_teachers`.
 
     Returns:
         Teacher name to its shard, which may be incomplete (`tasks.unanswered`).
@@ -235,7 +238,7 @@ def run_shard(
             )
             return kept(teacher)
 
-        return _Crew(store, team, settings, "first", open_late).shard(records, tracker, 0)
+        return _Crew(store, team, settings, look, open_late).shard(records, tracker, 0)
 
 
 infer_shard = step(run_shard, "infer shard", run_name="infer {label}")
@@ -329,7 +332,6 @@ class _Share:
                 self.crew.detector(self.teacher),
                 [record for record, _ in pairs],
                 [image for _, image in pairs],
-                self.crew.settings,
                 self.crew.look,
             )
         except Exception as error:  # raised by the crew when the others are done
@@ -352,7 +354,6 @@ def _detect(
     detector: Detector,
     records: Sequence[ImageRecord],
     images: Sequence[Image],
-    settings: GenerateSettings,
     look: Look,
 ) -> tuple[Detections, dict[int, str]]:
     """Detections by image id, and the images that got no answer with the reasons."""
@@ -362,13 +363,11 @@ def _detect(
     if look == "second":
         found, reasons = unanswered.ask(detector, [bordered(image) for image in images])
         found = without_border(found, widths, heights)
+    elif look == "mirror":
+        found, reasons = unanswered.ask(detector, [np.ascontiguousarray(image[:, ::-1]) for image in images])
+        found = turned_back(found, widths)
     else:
         found, reasons = unanswered.ask(detector, images)
-    if look == "first" and settings.augment == "flip":
-        mirrored, more = unanswered.ask(detector, [np.ascontiguousarray(image[:, ::-1]) for image in images])
-        found = replace(found, spread=flip_spread(found, mirrored, widths))
-        reasons |= more
-        found = unanswered.without(found, list(more))
     silent = {records[position].image_id: reason for position, reason in reasons.items()}
     return table.with_image_ids(found, ids), silent
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from composition.errors import UserError
 from model_zoo import bundle
@@ -43,17 +44,24 @@ class Teacher:
         folder: Its bundle.
         manifest: The bundle's manifest, checked.
         origin: Version in the registry, ``models:/teachers.x/3``; None for a local bundle.
+        mirrored: Classes of its vocabulary for which it also looks in the mirror (`tasks.mirror`).
     """
 
     name: str
     folder: Path
     manifest: bundle.Manifest
     origin: str | None = None
+    mirrored: tuple[int, ...] = ()
 
     @property
     def digest(self) -> str:
         """Identity of the detector, whatever it is called."""
         return self.manifest.digest
+
+    @property
+    def way_of_looking(self) -> list[Any]:
+        """What decides its detections: its digest, and the classes for which it looks in the mirror."""
+        return [self.digest, *([list(self.mirrored)] if self.mirrored else [])]
 
 
 def checked(folder: Path, *, verify: bool = True) -> bundle.Manifest:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -130,11 +129,6 @@ def images_of(shards: Mapping[str, Sequence[Artifact]]) -> dict[str, list[int]]:
     """Teacher to the ids of the images on which it has not spoken, if there are any."""
     ids = {name: sorted(image for shard in parts for image in load(shard)) for name, parts in shards.items()}
     return {name: images for name, images in ids.items() if images}
-
-
-def without(found: Detections, positions: Sequence[int]) -> Detections:
-    """The rows of the images that were answered."""
-    return found[~np.isin(found.image_id, positions)] if positions else found
 
 
 def joined(

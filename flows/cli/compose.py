@@ -10,6 +10,7 @@ import typer
 from flows.cli.output import JsonOption, console, print_json, print_results, print_table, show_log
 from flows.environment import make_home
 from flows.services.temporary import start_temporary_server
+from model_zoo.mmdet_runtime import import_mmdet
 from tasks.home import Home
 
 
@@ -41,6 +42,8 @@ def compose(
 
     # MLflow's database is made while Prefect's server still makes its own
     tracking.client(home)
+    if not plan.finished(home):
+        import_mmdet()  # seconds, which the server takes as well
     ready()
     record = compose_flow(loaded, limit)
     print_json(record) if as_json else print_record(record)

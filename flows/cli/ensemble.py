@@ -20,6 +20,14 @@ class Calibrate(StrEnum):
     none = "none"
 
 
+class Augment(StrEnum):
+    """For which classes the teachers also look at the images in the mirror."""
+
+    auto = "auto"
+    flip = "flip"
+    none = "none"
+
+
 class FuserName(StrEnum):
     """How boxes are fused."""
 
@@ -48,6 +56,13 @@ def ensemble(
             "no label; none takes scores as they are. Default for expert: label-free.",
         ),
     ] = None,
+    augment: Annotated[
+        Augment,
+        typer.Option(
+            help="Fuse what the teachers see with what they see in the mirror. auto: with expert, for "
+            "classes that the mirror does not change; flip: for all; none: never. Teachers alone never do.",
+        ),
+    ] = Augment.auto,
     label_space: Annotated[
         Path | None, typer.Option(help="A label space file; default: from the names.")
     ] = None,
@@ -59,8 +74,8 @@ def ensemble(
     from flows.recipe import LabelSpaceSettings
     from tasks import ensemble as ensembles
     from tasks import teachers
-    from tasks.calibrate import POOL_SAMPLE
     from tasks.evaluate import load_dataset
+    from tasks.image_index import POOL_SAMPLE
 
     if (calibrate_on or calibrate is Calibrate.label_free) and fuser is not FuserName.expert:
         option = "--calibrate-on" if calibrate_on else "--calibrate"
@@ -78,8 +93,11 @@ def ensemble(
     space = make_label_space(LabelSpaceSettings(file=label_space), found)
     dataset = load_dataset(images)
     fusing: fusion.Fuser = fusion.fuser(fuser)
-    if calibrate_on:
-        labelled = load_dataset(calibrate_on)
+    labelled = load_dataset(calibrate_on) if calibrate_on else None
+    if augment is Augment.flip or (augment is Augment.auto and fuser is FuserName.expert):
+        tried = (labelled, calibrate_images) if labelled else (dataset, POOL_SAMPLE)
+        found = ensembles.with_mirrors(home.store, found, *tried, augment.value)
+    if labelled:
         fusing = ensembles.calibrated_expert(home.store, found, space, labelled, calibrate_images)
     elif fuser is FuserName.expert and calibrate is not Calibrate.none:
         fusing = ensembles.label_free_expert(home.store, found, space, dataset, POOL_SAMPLE)

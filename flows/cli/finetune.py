@@ -11,6 +11,7 @@ import typer
 from flows.cli.output import JsonOption, console, percent, print_json, print_table, show_log
 from flows.environment import make_home
 from flows.services.temporary import start_temporary_server
+from model_zoo.mmdet_runtime import import_mmdet
 
 
 def finetune(
@@ -107,6 +108,7 @@ def finetune(
     show_log()
     from flows.finetune import finetune as finetune_flow
 
+    import_mmdet()  # seconds, which the server takes as well
     ready()
     record = finetune_flow(
         name=name,

@@ -10,6 +10,7 @@ import typer
 from flows.cli.output import JsonOption, print_json, show_log
 from flows.environment import make_home
 from flows.services.temporary import start_temporary_server
+from model_zoo.mmdet_runtime import import_mmdet
 
 
 def train(
@@ -80,6 +81,7 @@ def train(
     show_log()
     from flows.train import train as train_flow
 
+    import_mmdet()  # seconds, which the server takes as well
     ready()
     result = train_flow(name, images, settings, root, names_in(classes), parse_part(part), seed)
     if as_json:

@@ -67,10 +67,10 @@ def cost(parameters: int | None, milliseconds: float) -> Cost:
 
 
 def test_an_ensemble_costs_its_members_and_the_fusion() -> None:
-    both = together([cost(3, 10), cost(4, 20)], fusing=0.5)
+    both = together([cost(3, 10), cost(4, 20)], 0.5, [1, 1])
     assert (both.single.low, both.single.median, both.single.high) == (28.5, 30.5, 32.5)
     assert both.profile == Profile(7, 10, 200)
-    assert together([cost(None, 1), cost(4, 2)], 0).profile.parameters is None
+    assert together([cost(None, 1), cost(4, 2)], 0, [1, 1]).profile.parameters is None
 
 
 def test_rows_get_the_cost_of_their_detector() -> None:

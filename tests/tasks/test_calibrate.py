@@ -16,10 +16,10 @@ from composition.fusion import Expert, Wbf
 from composition.label_space import LabelSpace
 from demo.scenes import make_scenes
 from tasks import teachers as registry
-from tasks.calibrate import calibrate_fuser, load_fuser, pool_sample, pool_tables
+from tasks.calibrate import calibrate_fuser, load_fuser, pool_tables
 from tasks.evaluate import Dataset, load_dataset
 from tasks.home import Home
-from tasks.image_index import build_index, list_images
+from tasks.image_index import build_index, list_images, pool_sample
 from tasks.infer import GenerateSettings, load_all, run_inference, shard_key
 from tasks.store import Artifact, Store
 from tasks.teachers import Teacher
