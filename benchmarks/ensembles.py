@@ -4,8 +4,8 @@
 
 ``expert`` is calibrated on 100 images of ``coco/train.json``, never on the
 measured ones; ``label_free`` is the same fuser, calibrated without any label from
-a second look at the measured images. Both also look in the mirror; ``_one_look``:
-they do not. Writes ``benchmarks/results/ensembles.json``. Two minutes on 2 cores.
+a second look at the measured images. ``_mirror``: they also look in the mirror. Writes
+``benchmarks/results/ensembles.json``. Two minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def measure(data: Path) -> list[dict[str, Any]]:
             fusers = {
                 "nms": (members, fuser("nms")),
                 "wbf": (members, fuser("wbf")),
-                "expert_one_look": (members, expert(members)),
-                "expert": (tried, expert(tried)),
-                "label_free_one_look": (members, label_free(members)),
-                "label_free": (free, label_free(free)),
+                "expert": (members, expert(members)),
+                "expert_mirror": (tried, expert(tried)),
+                "label_free": (members, label_free(members)),
+                "label_free_mirror": (free, label_free(free)),
             }
             for name, (looking, fusing) in fusers.items():
                 result = ensemble.evaluate_ensemble(home.store, looking, space, dataset, fusing)

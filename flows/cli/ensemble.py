@@ -23,9 +23,9 @@ class Calibrate(StrEnum):
 class Augment(StrEnum):
     """For which classes the teachers also look at the images in the mirror."""
 
+    none = "none"
     auto = "auto"
     flip = "flip"
-    none = "none"
 
 
 class FuserName(StrEnum):
@@ -59,10 +59,10 @@ def ensemble(
     augment: Annotated[
         Augment,
         typer.Option(
-            help="Fuse what the teachers see with what they see in the mirror. auto: with expert, for "
-            "classes that the mirror does not change; flip: for all; none: never. Teachers alone never do.",
+            help="Fuse what the teachers see with what they see in the mirror, at twice the time. auto: for "
+            "classes that the mirror does not change, as `compose` does; flip: for all; none: never.",
         ),
-    ] = Augment.auto,
+    ] = Augment.none,
     label_space: Annotated[
         Path | None, typer.Option(help="A label space file; default: from the names.")
     ] = None,
@@ -94,7 +94,7 @@ def ensemble(
     dataset = load_dataset(images)
     fusing: fusion.Fuser = fusion.fuser(fuser)
     labelled = load_dataset(calibrate_on) if calibrate_on else None
-    if augment is Augment.flip or (augment is Augment.auto and fuser is FuserName.expert):
+    if augment is not Augment.none:
         tried = (labelled, calibrate_images) if labelled else (dataset, POOL_SAMPLE)
         found = ensembles.with_mirrors(home.store, found, *tried, augment.value)
     if labelled:

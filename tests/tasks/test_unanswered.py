@@ -105,17 +105,3 @@ def test_too_many_images_without_an_answer(
     site.poison = (32, 24)
     with pytest.raises(UserError, match=r"for 5 of 6 images|for 2 of 2 images"):
         run_inference(store, teacher, index, SETTINGS, incomplete=True)
-
-
-def test_images_without_an_answer_in_the_mirror_are_not_half_known(
-    site: Site, store: Store, index: Artifact, teacher: Teacher
-) -> None:
-    settings = SETTINGS.model_copy(update={"augment": "flip", "batch_size": 1})
-    # the second request, the mirrored first image, fails for good
-    site.plan = ["", "status:422", "", "", "", "", "", "", "", "", "", ""]
-    shards = run_inference(store, teacher, index, settings, incomplete=True)
-    # and is asked again, both ways, at the end
-    assert unanswered.images_of({"api": shards}) == {}
-    found = load_all(shards)
-    assert len(found) == IMAGES
-    assert not np.isnan(found.spread).any()
