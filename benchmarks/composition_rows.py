@@ -87,7 +87,7 @@ class Case:
         if not self.own:
             return [(row, 0) for row in main]
         few = [f"{kind}_{n}" for n in FRACTIONS for kind in ("finetune", "supervised", "supervised_warm")]
-        once = ("finetune_half", *ABLATIONS, "supervised_long")
+        once = ("finetune_half", "oracle_classes", *ABLATIONS, "supervised_long")
         return [
             *((row, 0) for row in (*main, *few)),
             *((row, seed) for seed in SEEDS[1:] for row in MAIN),
