@@ -65,6 +65,23 @@ def test_labels_are_exported_and_compose_goes_on_from_them(
     assert len(list((tmp_path / "yolo" / "labels" / "train").glob("*.txt"))) == 24
 
 
+def test_what_is_seen_in_the_mirror_is_fused_as_well(
+    home: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = load_recipe(recipe_file)
+    generate = plain.generate.model_copy(update={"augment": "flip"})
+    flipped = plain.model_copy(update={"generate": generate})
+    one, two = label(plain), label(flipped)
+    assert one["labelling"] != two["labelling"]
+    stored = read(Path(two["labels"]) / "instances.json")["annotations"]
+    assert stored != read(Path(one["labels"]) / "instances.json")["annotations"]
+    # shards that are done side by side are the same shards
+    before = _stamps(home)
+    monkeypatch.setenv("DETCOMPOSE_RUNNER", "threads")
+    assert label(flipped)["labels"] == two["labels"]
+    assert _stamps(home) == before
+
+
 def test_mistakes_are_found_before_any_work(home: Path, recipe_file: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_file)
     with pytest.raises(UserError, match="there is no format 'cocoa'"):

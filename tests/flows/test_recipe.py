@@ -119,6 +119,20 @@ def test_a_key_of_an_earlier_version_gets_its_new_name(tmp_path: Path) -> None:
     assert "filter.keep" in caught.value.way_out
 
 
+@pytest.mark.parametrize(
+    ("text", "mirrors"),
+    [
+        ("", True),
+        ("generate: {augment: none}", False),
+        ("fuse: {method: wbf}", False),
+        ("fuse: {method: wbf}\ngenerate: {augment: flip}", True),
+    ],
+)
+def test_who_looks_in_the_mirror(text: str, mirrors: bool, tmp_path: Path) -> None:
+    """Stock fusers stay as they are known."""
+    assert load_recipe(_recipe(tmp_path, GOOD + text)).mirrors is mirrors
+
+
 def test_a_yaml_with_all_that_the_method_has(tmp_path: Path) -> None:
     text = (
         GOOD
@@ -139,7 +153,7 @@ generate: {augment: flip}
     assert recipe.calibrate.annotations == tmp_path / "few.json"
     assert recipe.label_space.overrides["one"]["thing"] == ["car", "bus"]
     assert recipe.fuse.fuser() == SoftNms(decay="linear", iou=0.4)
-    assert recipe.generate.decisive()["augment"] == "flip"
+    assert recipe.generate.augment == "flip"
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from composition import label_space as spaces
+from composition.fusion import Expert
 from demo.scenes import make_scenes
 from tasks import ensemble, unanswered
 from tasks import teachers as registry
-from tasks.evaluate import Dataset, index_dataset, load_dataset, run_on_dataset
+from tasks.benchmark_speed import ENSEMBLE, measure_costs
+from tasks.evaluate import Dataset, compare_detectors, index_dataset, load_dataset, load_rows, run_on_dataset
 from tasks.home import Home
 from tasks.image_index import build_index, list_images
 from tasks.infer import GenerateSettings, load_all, run_teachers
@@ -141,3 +144,22 @@ def test_an_ensemble_tries_the_mirror_on_a_few_images(
     both, one = (run_on_dataset(store, teacher, scenes, index) for teacher in (looking[0], teachers[0]))
     assert np.isfinite(both.spread).all()
     assert np.isnan(one.spread).all()
+
+
+def test_a_comparison_gives_the_mirror_to_the_fuser_alone(
+    store: Store, teachers: tuple[Teacher, ...], scenes: Dataset
+) -> None:
+    space = spaces.build({teacher.name: teacher.manifest.vocabulary for teacher in teachers})
+    looking = ensemble.with_mirrors(store, teachers, scenes, 8, "flip")
+    plain, both = (
+        {
+            (row["name"], row["scope"]): row["AP"]
+            for row in load_rows(compare_detectors(store, "x", scenes, looks, [], space, Expert()))
+        }
+        for looks in (teachers, looking)
+    )
+    assert plain.pop(("ensemble (expert)", "all")) != both.pop(("ensemble (expert)", "all"))
+    assert plain == both
+    costs = measure_costs(store, scenes, looking, [], space, Expert())
+    alone = sum(costs[teacher.name].single.median for teacher in teachers)
+    assert costs[ENSEMBLE].single.median > 2 * alone
