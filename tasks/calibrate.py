@@ -73,7 +73,7 @@ def calibrate_fuser(
         fusers.to_json(fuser),
         method,
         sources if method != "none" else {},
-        [teacher.way_of_looking if method == "labels" else [teacher.digest] for teacher in teachers],
+        [teacher.way_of_looking for teacher in teachers],
         spaces.digest(space),
         floor,
     )

@@ -229,7 +229,7 @@ def comparison_key(
         EVALUATION_VERSION,
         dataset.digest,
         dataset.images_digest,
-        [(teacher.name, *teacher.way_of_looking) for teacher in teachers],
+        [(teacher.name, teacher.way_of_looking) for teacher in teachers],
         [(role, student.name, student.digest) for role, student in students],
         spaces.digest(space),
         fusers.to_json(fusing),

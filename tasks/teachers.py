@@ -59,9 +59,9 @@ class Teacher:
         return self.manifest.digest
 
     @property
-    def way_of_looking(self) -> list[Any]:
-        """What decides its detections: its digest, and the classes for which it looks in the mirror."""
-        return [self.digest, *([list(self.mirrored)] if self.mirrored else [])]
+    def way_of_looking(self) -> Any:
+        """What decides its detections: its digest, and any classes for which it looks in the mirror."""
+        return [self.digest, list(self.mirrored)] if self.mirrored else self.digest
 
 
 def checked(folder: Path, *, verify: bool = True) -> bundle.Manifest:
