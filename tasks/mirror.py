@@ -23,6 +23,8 @@ from tasks.teachers import Teacher
 
 MIRROR_VERSION = 1
 MIRROR_FILE = "mirror.json"
+MIRROR_SAMPLE = 100
+"""Images on which it is tried out, at most."""
 
 
 def find_mirrors(
@@ -59,7 +61,7 @@ def find_mirrors(
     found: dict[str, dict[str, float]] = {}
     chosen = {teacher.name: tuple(range(len(teacher.manifest.vocabulary))) for teacher in asked}
     if settings.augment == "auto" and asked:
-        sample = pool_sample(index)
+        sample = pool_sample(index, MIRROR_SAMPLE)
         looks = {
             look: run_teachers(store, asked, index, settings, look, sample, incomplete=True)
             for look in ("second", "mirror")
