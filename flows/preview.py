@@ -49,19 +49,14 @@ def preview(recipe: Recipe, home: Home, count: int, name: str | None = None) -> 
         require_known(name, plan.space.classes, "--class")
     pool = len(plan.listing.paths)
     index = find_index(home.store, plan.listing, plan.images_digest)
-    whole = index is not None and not any(
-        missing_shards(home.store, teacher, index, recipe.generate) for teacher in plan.teachers
-    )
+    whole = index is not None and _is_done(home.store, plan, index)
     if index is None or not whole:
         wanted = count if name is None else LOOKED_THROUGH * count
         paths = tuple(sorted(ranked(plan.listing.paths)[:wanted]))
         index = build_index(home.store, replace(plan.listing, paths=paths))
     shards = run_teachers(home.store, plan.teachers, index, recipe.generate, incomplete=True)
-    seen, looking = shards, plan
-    if recipe.mirrors:
-        found = find_mirrors(home.store, plan.teachers, index, shards, recipe.generate)
-        looking = replace(plan, teachers=tuple(in_the_mirror(plan.teachers, found)))
-        seen = look_in_the_mirror(partial(run_teachers, incomplete=True), home.store, looking, index, shards)
+    looking = _looking(home.store, plan, index, shards)
+    seen = look_in_the_mirror(partial(run_teachers, incomplete=True), home.store, looking, index, shards)
     try:
         fuser = load_fuser(calibrate(calibrate_fuser, home.store, looking, index, seen))
     except UserError:
@@ -75,6 +70,30 @@ def preview(recipe: Recipe, home: Home, count: int, name: str | None = None) -> 
     records = pick(index, labels, plan.space, count, name)
     images = collect(records, shards, fused, labels)
     return Preview(recipe.name, plan.space, images, whole, looking.calibration != "none", pool)
+
+
+def _is_done(store: Store, plan: LabelPlan, index: Artifact) -> bool:
+    """Whether the teachers have seen the whole pool, also in the mirror where they look there."""
+    generate = plan.recipe.generate
+    if any(missing_shards(store, teacher, index, generate) for teacher in plan.teachers):
+        return False
+    shards = run_teachers(store, plan.teachers, index, generate, incomplete=True)
+    looking = _looking(store, plan, index, shards)
+    return not any(
+        missing_shards(store, teacher, index, generate, "mirror")
+        for teacher in looking.teachers
+        if teacher.mirrored
+    )
+
+
+def _looking(
+    store: Store, plan: LabelPlan, index: Artifact, shards: Mapping[str, Sequence[Artifact]]
+) -> LabelPlan:
+    """The plan with the classes for which its teachers look in the mirror."""
+    if not plan.recipe.mirrors:
+        return plan
+    found = find_mirrors(store, plan.teachers, index, shards, plan.recipe.generate)
+    return replace(plan, teachers=tuple(in_the_mirror(plan.teachers, found)))
 
 
 def _labels(

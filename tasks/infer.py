@@ -95,11 +95,13 @@ def shard_key(
     return digest_of("detections", INFERENCE_VERSION, teacher.digest, settings.decisive(), images, *how)
 
 
-def missing_shards(store: Store, teacher: Teacher, index: Artifact, settings: GenerateSettings) -> int:
+def missing_shards(
+    store: Store, teacher: Teacher, index: Artifact, settings: GenerateSettings, look: Look = "first"
+) -> int:
     """How many images still have to be shown to the teacher."""
     missing = 0
     for records in shards(load_index(index), settings.shard_size):
-        found, _ = unanswered.find(store, shard_key(teacher, records, settings))
+        found, _ = unanswered.find(store, shard_key(teacher, records, settings, look))
         missing += len(records) if found is None else found.counts.get("unanswered", 0)
     return missing
 

@@ -89,6 +89,24 @@ def test_a_pool_that_is_labelled_is_shown_from_the_store(home: Path, recipe_file
         preview(recipe, Home.default(), 4, "sixx")
 
 
+def test_a_pool_that_was_not_shown_in_the_mirror_is_not_shown_for_a_few_pictures(
+    home: Path, recipe_file: Path
+) -> None:
+    """It was labelled, but by a recipe that does not look there: the others may be many."""
+    recipe = load_recipe(recipe_file)
+    plain, flipped = (
+        recipe.model_copy(update={"generate": recipe.generate.model_copy(update={"augment": augment})})
+        for augment in ("none", "flip")
+    )
+    preview(plain, Home.default(), 24)
+    assert preview(plain, Home.default(), 3).whole
+    few = preview(flipped, Home.default(), 3)
+    assert not few.whole
+    assert len(few.images) == 3
+    preview(flipped, Home.default(), 24)
+    assert preview(flipped, Home.default(), 3).whole
+
+
 def test_the_command_writes_pictures(run: Run, recipe_file: Path, tmp_path: Path) -> None:
     code, out, _ = run(
         "preview", recipe_file, "--images-shown", "1", "--format", "png", "--out", tmp_path / "p", "--json"
