@@ -103,6 +103,5 @@ def merged(first: Detections, mirror: Detections, classes: tuple[int, ...], most
     looks = [first[kept], mirror[np.isin(mirror.class_id, classes)]]
     mean = Wbf(iou=SAME_IOU).fuse(looks).detections
     nearest = np.minimum(*(overlaps(mean, look) for look in looks))
-    seen = np.minimum(*(overlaps(mean, look) >= SAME_IOU for look in looks))
-    spread = np.where(seen, 1 - nearest, 1).astype(np.float32)
+    spread = np.where(nearest >= SAME_IOU, 1 - nearest, 1).astype(np.float32)
     return table.strongest(table.concatenate([replace(mean, spread=spread), first[~kept]]), most)

@@ -287,7 +287,7 @@ def compare_detectors(
         rows.append(Row(teacher.name, "teacher", "all", measure(mapped[teacher.name], everything)))
     ensembles = {one.name: one for one in (Nms(), Wbf(), fusing)}
     for title, fuser in ensembles.items():
-        seen = list(map(look, teachers)) if fuser is fusing else list(mapped.values())
+        seen = [look(one) if fuser is fusing and one.mirrored else mapped[one.name] for one in teachers]
         fused = fuser.fuse(seen).detections
         rows.append(Row(f"ensemble ({title})", "ensemble", "all", measure(fused, everything)))
     for role, detector in students:
