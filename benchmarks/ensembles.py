@@ -4,7 +4,7 @@
 
 ``expert`` is calibrated on 100 images of ``coco/train.json``, never on the
 measured ones; ``label_free`` is the same fuser, calibrated without any label from
-a second look at the measured images. ``_mirror``: they also look in the mirror. Writes
+a second look at the measured images. ``+mirror``: they also look in the mirror. Writes
 ``benchmarks/results/ensembles.json``. Two minutes on 2 cores.
 """
 
@@ -17,13 +17,12 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.teachers import TEACHERS, add_teacher
-from composition.fusion import Fuser
-from composition.label_space import LabelSpace
-from tasks.teachers import Teacher
+from tasks.evaluate import Dataset
+from tasks.home import Home
 
 RESULTS = Path(__file__).parent / "results" / "ensembles.json"
 CALIBRATION_IMAGES = 100
@@ -36,47 +35,47 @@ GROUPS = {
     "weak": (YOLOX, FASTESTDET, NANO_VOC),
 }
 
+FUSERS = ("nms", "wbf", "expert", "expert+mirror", "label_free", "label_free+mirror")
 
-def measure(data: Path) -> list[dict[str, Any]]:
-    """Every group with every fuser, beside the best of its teachers."""
+
+def measure(
+    home: Home, data: Path, names: Sequence[str], dataset: Dataset, fusers: Sequence[str] = FUSERS
+) -> dict[str, float]:
+    """AP of a group on a data set, by fuser, beside its best teacher's.
+
+    Args:
+        home: Where teachers and detections are kept.
+        data: Folder of the data sets.
+        names: The teachers, as in `benchmarks.teachers`.
+        dataset: What is measured on; it is also the pool of what needs no label.
+        fusers: Some of `FUSERS`.
+    """
     from composition import label_space as spaces
     from composition.fusion import fuser
     from tasks import ensemble, evaluate
-    from tasks.home import Home
     from tasks.image_index import POOL_SAMPLE
 
-    dataset = evaluate.load_dataset(data / "coco" / "val.json")
     labelled = evaluate.load_dataset(data / "coco" / "train.json")
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        home = Home(Path(folder))
-        for group, names in GROUPS.items():
-            members = [add_teacher(home, data, name) for name in names]
-            space = spaces.build({teacher.name: teacher.manifest.vocabulary for teacher in members})
-            row: dict[str, Any] = {"group": group, "teachers": list(names)}
-
-            def expert(looking: list[Teacher], space: LabelSpace = space) -> Fuser:
-                return ensemble.calibrated_expert(home.store, looking, space, labelled, CALIBRATION_IMAGES)
-
-            def label_free(looking: list[Teacher], space: LabelSpace = space) -> Fuser:
-                return ensemble.label_free_expert(home.store, looking, space, dataset, POOL_SAMPLE)
-
-            tried = ensemble.with_mirrors(home.store, members, labelled, CALIBRATION_IMAGES)
-            free = ensemble.with_mirrors(home.store, members, dataset, POOL_SAMPLE)
-            fusers = {
-                "nms": (members, fuser("nms")),
-                "wbf": (members, fuser("wbf")),
-                "expert": (members, expert(members)),
-                "expert_mirror": (tried, expert(tried)),
-                "label_free": (members, label_free(members)),
-                "label_free_mirror": (free, label_free(free)),
-            }
-            for name, (looking, fusing) in fusers.items():
-                result = ensemble.evaluate_ensemble(home.store, looking, space, dataset, fusing)
-                row[name] = result.ensemble.AP
-                row["best_teacher"] = max(metrics.AP or 0 for metrics in result.teachers.values())
-            rows.append(row)
-    return rows
+    members = [add_teacher(home, data, name) for name in names]
+    space = spaces.build({teacher.name: teacher.manifest.vocabulary for teacher in members})
+    figures = {}
+    for name in fusers:
+        method, _, mirror = name.partition("+")
+        looking = members
+        if mirror:
+            tried = labelled if method == "expert" else dataset
+            images = CALIBRATION_IMAGES if method == "expert" else POOL_SAMPLE
+            looking = ensemble.with_mirrors(home.store, members, tried, images)
+        if method == "expert":
+            fusing = ensemble.calibrated_expert(home.store, looking, space, labelled, CALIBRATION_IMAGES)
+        elif method == "label_free":
+            fusing = ensemble.label_free_expert(home.store, looking, space, dataset, POOL_SAMPLE)
+        else:
+            fusing = fuser(method)
+        result = ensemble.evaluate_ensemble(home.store, looking, space, dataset, fusing)
+        figures[name] = result.ensemble.AP
+        figures["best_teacher"] = max(metrics.AP or 0 for metrics in result.teachers.values())
+    return figures
 
 
 def main() -> None:
@@ -88,19 +87,28 @@ def main() -> None:
     chosen = parser.parse_args()
     if not (chosen.data / "coco" / "val.json").is_file():
         sys.exit(f"no data at {chosen.data}; set DETCOMPOSE_DATA")
+    from tasks.evaluate import load_dataset
+
+    dataset = load_dataset(chosen.data / "coco" / "val.json")
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder))
+        rows = [
+            {"group": group, "teachers": names, **measure(home, chosen.data, names, dataset)}
+            for group, names in GROUPS.items()
+        ]
     document = {
         "command": "python -m benchmarks.ensembles",
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "calibration_images": CALIBRATION_IMAGES,
-        "rows": measure(chosen.data),
+        "rows": rows,
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(document, indent=2) + "\n")
     if chosen.json:
         print(json.dumps(document))
         return
-    for row in document["rows"]:
+    for row in rows:
         figures = "  ".join(f"{key} {value:.1f}" for key, value in row.items() if isinstance(value, float))
         print(f"{row['group']:6} {figures}")
 
