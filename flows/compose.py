@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from flows.plan import Plan, make_plan
 from flows.pseudo_labelling import SECOND_HALF, PseudoLabelling, describe, make_pseudo_labels
 from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
+from flows.student_training import make_student
 from flows.student_version import register_version, student_facts
 from tasks import registry, shown, tracking
 from tasks.benchmark_speed import measure_costs_task, with_costs
@@ -25,7 +27,8 @@ from tasks.label import COCO_FILE
 from tasks.publish import Finished, report_task
 from tasks.store import Artifact, digest_of, write_atomic
 from tasks.tracking import Run
-from tasks.train import as_teacher, student_key, train_task
+from tasks.train import as_teacher
+from tasks.trial import Verdict
 
 log = logging.getLogger("detcompose")
 
@@ -68,23 +71,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
 
     made = make_pseudo_labels(store, plan, watch, runner)
     fuser, labels = made.fuser, made.labels
-    with watch.step("train") as step:
-        classes = plan.space.classes
-        student = train_task(
-            store,
-            key=student_key(labels.digest, recipe.student, plan.start, classes, recipe.seed),
-            name=recipe.name,
-            settings=recipe.student,
-            vocabulary=classes,
-            annotations=labels.file(COCO_FILE),
-            image_root=plan.listing.root,
-            start=plan.start,
-            seed=recipe.seed,
-            inputs={"pseudo-labels": labels.digest},
-            provenance=provenance(plan),
-            on_progress=step.training_progress,
-        )
-        step.done(student)
+    student, verdict = make_student(store, plan, made, watch)
     evaluations, costs = {}, {}
     for name, dataset in plan.datasets.items():
         with watch.step(f"evaluate {name}") as step:
@@ -104,7 +91,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
                 fuser,
             )
     with watch.step("register"):
-        model = register_version(home, plan, run, made.index, labels, student, evaluations).version
+        model = register_version(home, plan, run, made.index, labels, student, verdict, evaluations).version
     record = {
         "name": recipe.name,
         "composition": plan.digest,
@@ -116,6 +103,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
         "run_id": run.run_id,
         "images": dict(made.index.counts),
         "pseudo_labels": dict(labels.counts),
+        "trial": verdict and {**asdict(verdict), "student_kept": verdict.student_kept},
         "evaluations": {
             name: with_costs(load_rows(artifact), costs) for name, artifact in evaluations.items()
         },
@@ -126,7 +114,7 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
         store.write("compositions", plan.record_key, {"student": student.digest}) as draft,
     ):
         draft.file(RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
-        report_task(draft.folder, _finished(plan, record, made, student))
+        report_task(draft.folder, _finished(plan, record, made, student, verdict))
     run.artifacts(draft.artifact.folder, "report")
     published = _publish(home, plan, draft.artifact)
     shown.show_report(run, recipe.name, Path(published["report"]))
@@ -155,6 +143,7 @@ def _finished(
     record: dict[str, Any],
     made: PseudoLabelling,
     student: Artifact,
+    verdict: Verdict | None,
 ) -> Finished:
     now = f"{datetime.datetime.now(datetime.UTC):%-d %B %Y, %H:%M} UTC"
     return Finished(
@@ -169,7 +158,7 @@ def _finished(
             "seed": str(plan.recipe.seed),
             "detcompose": version("detcompose"),
         },
-        student_facts=student_facts(plan, student),
+        student_facts=student_facts(plan, student, verdict),
         space=plan.space,
         teachers=plan.teachers,
         index=made.index,
@@ -186,19 +175,6 @@ def _finished(
 
 def _limit_option(plan: Plan) -> list[str]:
     return ["--limit", str(plan.limit)] if plan.limit else []
-
-
-def provenance(plan: Plan) -> dict[str, Any]:
-    """What the student's bundle says about where it comes from."""
-    return {
-        "composition": plan.digest,
-        "teachers": {
-            teacher.name: {"digest": teacher.digest, "license": teacher.manifest.license}
-            for teacher in plan.teachers
-        },
-        "images": plan.images_digest,
-        "seed": plan.recipe.seed,
-    }
 
 
 def _headline(evaluation: Artifact) -> dict[str, float]:

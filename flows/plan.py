@@ -27,6 +27,7 @@ from tasks.store import digest_of
 from tasks.teachers import Teacher
 from tasks.thresholds import THRESHOLDS_VERSION
 from tasks.train import student_identity, warm_start_teacher
+from tasks.trial import TRIAL_VERSION, can_be_tried
 
 MAX_TEACHERS = 62
 
@@ -153,8 +154,17 @@ class Plan(LabelPlan):
         """Identity of the composition: equal digest, equal student, nothing to do."""
         recipe = self.recipe
         return digest_of(
-            "composition", *self._decisive, student_identity(recipe.student, self.start), recipe.seed
+            "composition",
+            *self._decisive,
+            student_identity(recipe.student, self.start),
+            recipe.seed,
+            *([TRIAL_VERSION] if self.trial else []),
         )
+
+    @property
+    def trial(self) -> bool:
+        """Whether the student has to be better than its start."""
+        return self.recipe.keep_start == "auto" and can_be_tried(self.start, self.teachers, self.space)
 
     @property
     def record_key(self) -> str:
@@ -179,6 +189,7 @@ class Plan(LabelPlan):
             "composition": self.digest,
             **shared,
             "student": self.recipe.student.model_dump(mode="json"),
+            "trial": self.trial,
             "evaluate": {
                 name: {
                     "images": len(dataset.coco["images"]),

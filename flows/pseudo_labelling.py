@@ -39,8 +39,10 @@ class PseudoLabelling:
         index: The images.
         teachers: With the classes for which they look in the mirror, too.
         shards: Teacher name to its detections on the images as they are.
+        seen: The same, with the mirror: what was fused.
         fuser: Calibrated where it can be.
         fused: The fused boxes, shard by shard.
+        thresholds: Per class, from which score on a box is a label.
         labels: The pseudo-labels.
         diagnosis: What they are worth, as far as that can be told without labels.
     """
@@ -48,8 +50,10 @@ class PseudoLabelling:
     index: Artifact
     teachers: tuple[Teacher, ...]
     shards: dict[str, list[Artifact]]
+    seen: dict[str, list[Artifact]]
     fuser: Fuser
     fused: list[Artifact]
+    thresholds: Artifact
     labels: Artifact
     diagnosis: Artifact
 
@@ -125,7 +129,7 @@ def make_pseudo_labels(
         step.done(diagnosis)
         step.run.artifacts(diagnosis.folder, "diagnosis")
         _show_diagnosis(diagnosis, labels, step.run)
-    return PseudoLabelling(index, looking.teachers, shards, fuser, fused, labels, diagnosis)
+    return PseudoLabelling(index, looking.teachers, shards, seen, fuser, fused, limits, labels, diagnosis)
 
 
 def look_in_the_mirror(

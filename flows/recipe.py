@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -96,6 +96,12 @@ class Recipe(_Section):
     filter: FilterSettings = FilterSettings()
     fuse: FuseSettings = FuseSettings()
     student: StudentSettings = StudentSettings()
+    keep_start: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto: of a student that starts from a detector with all of its classes, a tenth of the "
+        "images is kept from training; if it is not clearly better there than its start (against "
+        "pseudo-labels of the other teachers), its start is the student. never: the trained student.",
+    )
     evaluate: list[EvaluationSettings] = Field(default_factory=list, description="Annotated image sets.")
     baselines: list[BaselineSettings] = Field(
         default_factory=list, description="Finished detectors to measure beside the student."

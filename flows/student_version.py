@@ -14,6 +14,7 @@ from tasks.registration import Registered, register_student, with_origins
 from tasks.store import Artifact
 from tasks.tracking import Run
 from tasks.train import as_teacher
+from tasks.trial import Verdict
 
 
 def register_version(
@@ -23,6 +24,7 @@ def register_version(
     index: Artifact,
     labels: Artifact,
     student: Artifact,
+    verdict: Verdict | None,
     evaluations: Mapping[str, Artifact],
 ) -> Registered:
     """Registers the student of a composition.
@@ -33,7 +35,8 @@ def register_version(
         run: Its run, which keeps the files.
         index: The images.
         labels: The pseudo-labels.
-        student: The trained student.
+        student: The student.
+        verdict: What its trial against its start said, if there was one.
         evaluations: Data set name to the comparison on it.
     """
     facts = StudentFacts(
@@ -43,7 +46,7 @@ def register_version(
         images=index.counts,
         source=plan.listing.source.name,
         labels=labels.counts,
-        student=student_facts(plan, student),
+        student=student_facts(plan, student, verdict),
         evaluations={name: load_rows(artifact) for name, artifact in evaluations.items()},
         digests={
             "composition": plan.digest,
@@ -59,7 +62,7 @@ def register_version(
     return register_student(run, plan.recipe.name, package, facts, tags)
 
 
-def student_facts(plan: Plan, student: Artifact) -> dict[str, str]:
+def student_facts(plan: Plan, student: Artifact, verdict: Verdict | None) -> dict[str, str]:
     """What was chosen about the student, for people."""
     settings = plan.recipe.student
     return {
@@ -68,4 +71,5 @@ def student_facts(plan: Plan, student: Artifact) -> dict[str, str]:
         "epochs": str(settings.epochs),
         "warm start": settings.warm_start,
         "size": f"{student.counts['bytes'] / 1e6:.1f} MB",
+        **({"trial": str(verdict)} if verdict else {}),
     }

@@ -19,7 +19,7 @@ from model_zoo.student_configs import StudentConfig, input_spec, load_student, m
 from model_zoo.student_settings import StudentSettings
 from model_zoo.training_progress import TrainingProgress
 
-__all__ = ["TRAINING_VERSION", "TrainingProgress", "train"]
+__all__ = ["TRAINING_VERSION", "TrainingProgress", "keep_start", "train"]
 
 TRAINING_VERSION = "3"
 """Raised whenever the same inputs would give another student."""
@@ -96,16 +96,9 @@ def train(
 
     records = usable(read_records(annotations, image_root, vocabulary, other_categories), settings)
     work_dir.mkdir(parents=True, exist_ok=True)
-    decisive = {
-        "training_version": TRAINING_VERSION,
-        "settings": settings.decisive(),
-        "student": student.model_dump(mode="json"),
-        "vocabulary": list(vocabulary),
-        "annotations": sha256_of(annotations),
-        "other_categories": other_categories,
-        "warm_start": bundle.read(warm_start_bundle).digest if warm_start_bundle else None,
-        "seed": seed,
-    }
+    decisive = _decisive(
+        settings, student, vocabulary, annotations, other_categories, warm_start_bundle, seed
+    )
     _claim(work_dir, decisive)
 
     from model_zoo.adapters.mmdet import write_mmdet_bundle
@@ -143,16 +136,7 @@ def train(
             on_progress=on_progress,
             checkpoint_seconds=checkpoint_seconds,
         )
-    origin = {
-        "training": {
-            **decisive,
-            "student": student.name,
-            "images": len(records),
-            "steps": trained.steps,
-            "planned_steps": trained.planned_steps,
-        },
-        **dict(provenance or {}),
-    }
+    facts = {"images": len(records), "steps": trained.steps, "planned_steps": trained.planned_steps}
     return write_mmdet_bundle(
         output,
         name=name,
@@ -160,9 +144,70 @@ def train(
         state_dict=trained.state,
         vocabulary=vocabulary,
         input=input_spec(student, settings.image_size),
-        provenance=origin,
+        provenance={"training": {**decisive, "student": student.name, **facts}, **dict(provenance or {})},
         license=license,
     )
+
+
+def keep_start(
+    *,
+    settings: StudentSettings,
+    vocabulary: tuple[str, ...],
+    annotations: Path,
+    image_root: Path,
+    output: Path,
+    name: str,
+    seed: int,
+    warm_start_bundle: Path,
+    provenance: Mapping[str, Any] | None = None,
+    license: str = "unknown",
+) -> Manifest:
+    """Writes what `train` begins with as a bundle: the start, as a student.
+
+    Args and errors are those of `train`; the images are looked at for the inputs of batch norms.
+    """
+    student = load_student(settings.architecture)
+    _check_warm_start(settings, student, warm_start_bundle)
+    from model_zoo.adapters.mmdet import write_mmdet_bundle
+    from model_zoo.training_loop import start_state
+    from model_zoo.training_records import read_records, usable
+
+    records = usable(read_records(annotations, image_root, vocabulary), settings)
+    decisive = _decisive(settings, student, vocabulary, annotations, "error", warm_start_bundle, seed)
+    config = model_config(student, len(vocabulary))
+    state = start_state(student, config, settings, vocabulary, records, seed, warm_start_bundle)
+    facts = {"images": 0, "steps": 0, "planned_steps": 0}
+    return write_mmdet_bundle(
+        output,
+        name=name,
+        model_config=config,
+        state_dict=state,
+        vocabulary=vocabulary,
+        input=input_spec(student, settings.image_size),
+        provenance={"training": {**decisive, "student": student.name, **facts}, **dict(provenance or {})},
+        license=license,
+    )
+
+
+def _decisive(
+    settings: StudentSettings,
+    student: StudentConfig,
+    vocabulary: tuple[str, ...],
+    annotations: Path,
+    other_categories: str,
+    warm_start_bundle: Path | None,
+    seed: int,
+) -> dict[str, Any]:
+    return {
+        "training_version": TRAINING_VERSION,
+        "settings": settings.decisive(),
+        "student": student.model_dump(mode="json"),
+        "vocabulary": list(vocabulary),
+        "annotations": sha256_of(annotations),
+        "other_categories": other_categories,
+        "warm_start": bundle.read(warm_start_bundle).digest if warm_start_bundle else None,
+        "seed": seed,
+    }
 
 
 def _check_warm_start(settings: StudentSettings, student: StudentConfig, folder: Path | None) -> None:

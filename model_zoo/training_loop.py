@@ -107,6 +107,27 @@ def run(
         )
 
 
+def start_state(
+    student: StudentConfig,
+    config: Mapping[str, Any],
+    settings: StudentSettings,
+    vocabulary: tuple[str, ...],
+    records: Sequence[Record],
+    seed: int,
+    warm_start_bundle: Path,
+) -> dict[str, torch.Tensor]:
+    """The weights that a training begins with; see `model_zoo.training.keep_start`."""
+    import_mmdet()
+    with process_state(1):
+        torch.manual_seed(seed)
+        model = build_model(config)
+        model.init_weights()
+        samples = TrainingSet(records, settings, seed)
+        sampler = EpochSampler(shown_images(records), settings.batch_size, seed)
+        _start(model, student, settings, vocabulary, warm_start_bundle, samples, sampler)
+        return {name: value.detach().cpu() for name, value in model.state_dict().items()}
+
+
 def _start(
     model: torch.nn.Module,
     student: StudentConfig,

@@ -82,6 +82,10 @@ def print_plan(plan: dict[str, Any]) -> None:
             f"{student['architecture']}, {student['image_size']} px, {student['epochs']} epochs, "
             f"warm start {student['warm_start']}",
         ],
+        *(
+            [["trial", "a tenth of the images is held out; kept if clearly better than its start"]]
+            * plan["trial"]
+        ),
         *[[f"evaluate {name}", f"{entry['images']} images"] for name, entry in plan["evaluate"].items()],
         ["composition", plan["composition"]],
         *[[f"estimated {name}", text] for name, text in time["text"].items()],
