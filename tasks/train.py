@@ -76,6 +76,8 @@ def train_student(
 ) -> Artifact:
     """Trains a detector, going on from the last checkpoint of a killed run.
 
+    Two runs that want the same student train it once: the later one waits.
+
     Args:
         store: Where the student goes.
         key: Its digest, see `student_key`.
@@ -96,7 +98,40 @@ def train_student(
     found = store.find("students", key)
     if found:
         return found
-    work = store.work_folder("students", key)
+    with store.working("students", key) as work:
+        # where another run was at it, it may be done by now
+        return store.find("students", key) or _train(
+            store,
+            work,
+            key,
+            inputs,
+            on_progress,
+            settings=settings,
+            name=name,
+            vocabulary=vocabulary,
+            annotations=annotations,
+            image_root=image_root,
+            warm_start_bundle=start.folder if start else None,
+            seed=seed,
+            provenance=provenance,
+        )
+
+
+train_task = step(train_student, "train student", run_name="train {name}")
+
+
+def _train(
+    store: Store,
+    work: Path,
+    key: str,
+    inputs: Mapping[str, str],
+    on_progress: Callable[[TrainingProgress], None] | None,
+    *,
+    settings: StudentSettings,
+    name: str,
+    **how: Any,
+) -> Artifact:
+    """Trains in a work folder; ``how`` is what else `model_zoo.training.train` has to know."""
     history = _History(work / HISTORY_FILE)
     with Tracker(f"training {name} ({settings.architecture})", settings.epochs) as tracker:
 
@@ -110,28 +145,19 @@ def train_student(
         with reserve_devices(settings.processes) as devices, store.write("students", key, inputs) as draft:
             manifest = train(
                 settings=settings,
-                vocabulary=vocabulary,
-                annotations=annotations,
-                image_root=image_root,
+                name=name,
                 work_dir=work / "run",
                 output=draft.folder / BUNDLE,
-                name=name,
-                seed=seed,
                 devices=devices,
-                warm_start_bundle=start.folder if start else None,
-                provenance=provenance,
                 on_progress=report,
+                **how,
             )
             draft.file(HISTORY_FILE).write_text(json.dumps(history.epochs, indent=2) + "\n")
             draft.counts = {
-                "classes": len(vocabulary),
+                "classes": len(manifest.vocabulary),
                 "bytes": sum(entry.bytes for entry in manifest.files.values()),
             }
-    store.forget_work("students", key)
     return draft.artifact
-
-
-train_task = step(train_student, "train student", run_name="train {name}")
 
 
 class _History:
