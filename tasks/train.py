@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tasks.teachers import Teacher
 
 BUNDLE = "bundle"
 HISTORY_FILE = "history.json"
+LOSSES_FILE = "losses.f64"
+_LOSS = struct.Struct("<d")
 
 
 def warm_start_teacher(home: Home, settings: StudentSettings, base: Path | None = None) -> Teacher | None:
@@ -132,7 +135,7 @@ def _train(
     **how: Any,
 ) -> Artifact:
     """Trains in a work folder; ``how`` is what else `model_zoo.training.train` has to know."""
-    history = _History(work / HISTORY_FILE)
+    history = _History(work)
     with Tracker(f"training {name} ({settings.architecture})", settings.epochs) as tracker:
 
         def report(progress: TrainingProgress) -> None:
@@ -161,28 +164,39 @@ def _train(
 
 
 class _History:
-    """Mean loss and learning rate per epoch, kept across kills beside the checkpoints."""
+    """Mean loss and learning rate per epoch, kept across kills beside the checkpoints.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._losses: list[float] = []
-        self.epochs: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
+    Args:
+        work: The work folder. The loss of every step is kept there as well: a
+            training may go on in the middle of an epoch.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self._path, self._losses = work / HISTORY_FILE, work / LOSSES_FILE
+        self._losses.touch()
+        self.epochs: list[dict[str, float]] = (
+            json.loads(self._path.read_text()) if self._path.exists() else []
+        )
 
     def add(self, progress: TrainingProgress) -> None:
-        if progress.step == 1:
-            self._losses = []
-        self._losses.append(progress.loss)
-        if progress.step == progress.steps:
-            # an epoch that is repeated after a kill replaces its first account
-            self.epochs = self.epochs[: progress.epoch - 1]
-            self.epochs.append(
-                {
-                    "epoch": progress.epoch,
-                    "loss": sum(self._losses) / len(self._losses),
-                    "learning_rate": progress.learning_rate,
-                }
-            )
-            write_atomic(self._path, json.dumps(self.epochs).encode())
+        first = (progress.epoch - 1) * progress.steps
+        with self._losses.open("r+b") as file:
+            # steps that are repeated after a kill come to lie where they were
+            file.seek(_LOSS.size * (first + progress.step - 1))
+            file.write(_LOSS.pack(progress.loss))
+            if progress.step < progress.steps:
+                return
+            file.seek(_LOSS.size * first)
+            losses = [loss for (loss,) in _LOSS.iter_unpack(file.read(_LOSS.size * progress.steps))]
+        self.epochs = self.epochs[: progress.epoch - 1]
+        self.epochs.append(
+            {
+                "epoch": progress.epoch,
+                "loss": sum(losses) / len(losses),
+                "learning_rate": progress.learning_rate,
+            }
+        )
+        write_atomic(self._path, json.dumps(self.epochs).encode())
 
 
 def load_history(student: Artifact) -> list[dict[str, float]]:
