@@ -18,12 +18,13 @@ from flows.stopwatch import Stopwatch
 from flows.student_version import register_version, student_facts
 from tasks import registry, shown, tracking
 from tasks.benchmark_speed import measure_costs_task, with_costs
+from tasks.devices import enough_devices
 from tasks.evaluate import compare, load_rows
-from tasks.fan_out import Runner
+from tasks.fan_out import Runner, ready_runner
 from tasks.home import RECORD_FILE, Home
 from tasks.label import COCO_FILE
 from tasks.publish import Finished, report_task
-from tasks.store import Artifact, digest_of, write_atomic
+from tasks.store import Artifact, digest_of, disk_errors, write_atomic
 from tasks.tracking import Run
 from tasks.train import as_teacher, student_key, train_task
 
@@ -48,6 +49,8 @@ def compose(recipe: Recipe, limit: int | None = None, runner: Runner | None = No
         UserError: Something in the recipe is wrong; nothing expensive has happened.
     """
     home = Home.default()
+    runner = ready_runner(runner)
+    enough_devices(recipe.student.processes)
     plan = make_plan(recipe, home, limit)
     done = find_record(home, plan)
     if done:
@@ -127,7 +130,8 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
     ):
         draft.file(RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
         report_task(draft.folder, _finished(plan, record, made, student))
-    run.artifacts(draft.artifact.folder, "report")
+        # what is finished is not done again, so nothing may be left to do
+        run.artifacts(draft.folder, "report")
     published = _publish(home, plan, draft.artifact)
     shown.show_report(run, recipe.name, Path(published["report"]))
     return published
@@ -142,11 +146,12 @@ def find_record(home: Home, plan: Plan) -> dict[str, Any] | None:
 def _publish(home: Home, plan: Plan, artifact: Artifact) -> dict[str, Any]:
     """Puts record and page where `detcompose report` finds them: ``reports/<name>/``."""
     target = home.reports / plan.recipe.name
-    target.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = json.loads(artifact.file(RECORD_FILE).read_text())
     record["report"] = str(target / REPORT_FILE)
-    write_atomic(target / REPORT_FILE, artifact.file(REPORT_FILE).read_bytes())
-    write_atomic(home.record(plan.recipe.name), json.dumps(record, indent=2).encode())
+    with disk_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomic(target / REPORT_FILE, artifact.file(REPORT_FILE).read_bytes())
+        write_atomic(home.record(plan.recipe.name), json.dumps(record, indent=2).encode())
     return record
 
 
@@ -202,7 +207,7 @@ def provenance(plan: Plan) -> dict[str, Any]:
 
 
 def _headline(evaluation: Artifact) -> dict[str, float]:
-    """AP and AP50 of every row, as metric names that MLflow accepts."""
+    """AP and AP50 of every row, as metrics."""
     values: dict[str, float] = {}
     for row in load_rows(evaluation):
         label = f"{row['role']} {row['name']} {row['scope']}".replace("(", "").replace(")", "")
