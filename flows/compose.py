@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prefect import flow
 
 from flows.plan import Plan, make_plan
@@ -31,6 +33,8 @@ from tasks.train import as_teacher, student_key, train_task
 log = logging.getLogger("detcompose")
 
 REPORT_FILE = "report.html"
+RECIPE_FILE = "recipe.yaml"
+"""The whole recipe, defaults and absolute paths written out: what the report says to run again."""
 
 
 @flow(name="compose", flow_run_name="compose {recipe.name}", persist_result=False)
@@ -129,7 +133,9 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
         store.write("compositions", plan.record_key, {"student": student.digest}) as draft,
     ):
         draft.file(RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
-        report_task(draft.folder, _finished(plan, record, made, student))
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        draft.file(RECIPE_FILE).write_text(text)
+        report_task(draft.folder, _finished(home, plan, record, made, student))
         # what is finished is not done again, so nothing may be left to do
         run.artifacts(draft.folder, "report")
     published = _publish(home, plan, draft.artifact)
@@ -144,23 +150,27 @@ def find_record(home: Home, plan: Plan) -> dict[str, Any] | None:
 
 
 def _publish(home: Home, plan: Plan, artifact: Artifact) -> dict[str, Any]:
-    """Puts record and page where `detcompose report` finds them: ``reports/<name>/``."""
+    """Puts record, page and recipe where `detcompose report` finds them: ``reports/<name>/``."""
     target = home.reports / plan.recipe.name
     record: dict[str, Any] = json.loads(artifact.file(RECORD_FILE).read_text())
     record["report"] = str(target / REPORT_FILE)
     with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
-        write_atomic(target / REPORT_FILE, artifact.file(REPORT_FILE).read_bytes())
+        for name in (REPORT_FILE, RECIPE_FILE):
+            if artifact.file(name).is_file():  # earlier versions kept no recipe
+                write_atomic(target / name, artifact.file(name).read_bytes())
         write_atomic(home.record(plan.recipe.name), json.dumps(record, indent=2).encode())
     return record
 
 
 def _finished(
+    home: Home,
     plan: Plan,
     record: dict[str, Any],
     made: PseudoLabelling,
     student: Artifact,
 ) -> Finished:
+    kept = home.reports / plan.recipe.name / RECIPE_FILE
     now = f"{datetime.datetime.now(datetime.UTC):%-d %B %Y, %H:%M} UTC"
     return Finished(
         name=plan.recipe.name,
@@ -184,7 +194,7 @@ def _finished(
         student=student,
         evaluations=record["evaluations"],
         seconds=record["seconds"],
-        command=" ".join(["detcompose compose", f"{plan.recipe.name}.yaml", *_limit_option(plan)]),
+        command=shlex.join(["detcompose", "compose", str(kept), *_limit_option(plan)]),
         created=now,
     )
 

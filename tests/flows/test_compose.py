@@ -101,6 +101,11 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
     assert plan.finished(Home(home))
     assert {item.path for item in client.list_artifacts(record["run_id"])} == {"student", "report"}
 
+    # what the report says to run is there, and is this composition
+    kept_recipe = Path(record["report"]).with_name("recipe.yaml")
+    assert f"detcompose compose {kept_recipe}" in page
+    assert make_plan(load_recipe(kept_recipe), Home(home)).record_key == plan.record_key
+
     # nothing has changed: no work, no new run, no new version
     again = compose(recipe)
     assert again["unchanged"]
