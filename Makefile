@@ -60,6 +60,7 @@ bench: $(READY)
 lock: $(READY)
 	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools
 
+## what can be made again; teachers, students and the registry in .detcompose cannot
 clean:
-	rm -rf .detcompose demo/output build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf demo/output build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import shlex
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prefect import flow
 
 from flows.plan import Plan, make_plan
@@ -20,12 +22,13 @@ from flows.student_training import make_student
 from flows.student_version import register_version, student_facts
 from tasks import registry, shown, tracking
 from tasks.benchmark_speed import measure_costs_task, with_costs
+from tasks.devices import enough_devices
 from tasks.evaluate import compare, load_rows
-from tasks.fan_out import Runner
+from tasks.fan_out import Runner, ready_runner
 from tasks.home import RECORD_FILE, Home
 from tasks.label import COCO_FILE
 from tasks.publish import Finished, report_task
-from tasks.store import Artifact, digest_of, write_atomic
+from tasks.store import Artifact, digest_of, disk_errors, write_atomic
 from tasks.tracking import Run
 from tasks.train import as_teacher
 from tasks.trial import Verdict
@@ -33,6 +36,8 @@ from tasks.trial import Verdict
 log = logging.getLogger("detcompose")
 
 REPORT_FILE = "report.html"
+RECIPE_FILE = "recipe.yaml"
+"""The whole recipe, defaults and absolute paths written out: what the report says to run again."""
 
 
 @flow(name="compose", flow_run_name="compose {recipe.name}", persist_result=False)
@@ -51,6 +56,8 @@ def compose(recipe: Recipe, limit: int | None = None, runner: Runner | None = No
         UserError: Something in the recipe is wrong; nothing expensive has happened.
     """
     home = Home.default()
+    runner = ready_runner(runner)
+    enough_devices(recipe.student.processes)
     plan = make_plan(recipe, home, limit)
     done = find_record(home, plan)
     if done:
@@ -114,8 +121,11 @@ def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[
         store.write("compositions", plan.record_key, {"student": student.digest}) as draft,
     ):
         draft.file(RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
-        report_task(draft.folder, _finished(plan, record, made, student, verdict))
-    run.artifacts(draft.artifact.folder, "report")
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        draft.file(RECIPE_FILE).write_text(text)
+        report_task(draft.folder, _finished(home, plan, record, made, student, verdict))
+        # what is finished is not done again, so nothing may be left to do
+        run.artifacts(draft.folder, "report")
     published = _publish(home, plan, draft.artifact)
     shown.show_report(run, recipe.name, Path(published["report"]))
     return published
@@ -128,23 +138,28 @@ def find_record(home: Home, plan: Plan) -> dict[str, Any] | None:
 
 
 def _publish(home: Home, plan: Plan, artifact: Artifact) -> dict[str, Any]:
-    """Puts record and page where `detcompose report` finds them: ``reports/<name>/``."""
+    """Puts record, page and recipe where `detcompose report` finds them: ``reports/<name>/``."""
     target = home.reports / plan.recipe.name
-    target.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = json.loads(artifact.file(RECORD_FILE).read_text())
     record["report"] = str(target / REPORT_FILE)
-    write_atomic(target / REPORT_FILE, artifact.file(REPORT_FILE).read_bytes())
-    write_atomic(home.record(plan.recipe.name), json.dumps(record, indent=2).encode())
+    with disk_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for name in (REPORT_FILE, RECIPE_FILE):
+            if artifact.file(name).is_file():  # earlier versions kept no recipe
+                write_atomic(target / name, artifact.file(name).read_bytes())
+        write_atomic(home.record(plan.recipe.name), json.dumps(record, indent=2).encode())
     return record
 
 
 def _finished(
+    home: Home,
     plan: Plan,
     record: dict[str, Any],
     made: PseudoLabelling,
     student: Artifact,
     verdict: Verdict | None,
 ) -> Finished:
+    kept = home.reports / plan.recipe.name / RECIPE_FILE
     now = f"{datetime.datetime.now(datetime.UTC):%-d %B %Y, %H:%M} UTC"
     return Finished(
         name=plan.recipe.name,
@@ -168,7 +183,7 @@ def _finished(
         student=student,
         evaluations=record["evaluations"],
         seconds=record["seconds"],
-        command=" ".join(["detcompose compose", f"{plan.recipe.name}.yaml", *_limit_option(plan)]),
+        command=shlex.join(["detcompose", "compose", str(kept), *_limit_option(plan)]),
         created=now,
     )
 
@@ -178,7 +193,7 @@ def _limit_option(plan: Plan) -> list[str]:
 
 
 def _headline(evaluation: Artifact) -> dict[str, float]:
-    """AP and AP50 of every row, as metric names that MLflow accepts."""
+    """AP and AP50 of every row, as metrics."""
     values: dict[str, float] = {}
     for row in load_rows(evaluation):
         label = f"{row['role']} {row['name']} {row['scope']}".replace("(", "").replace(")", "")

@@ -28,32 +28,33 @@ _STEP_OVER_FORWARD = 4
 def estimate(home: Home, plan: Plan) -> dict[str, Any]:
     """Estimates the time of a composition on this machine.
 
-    Both are probed: every teacher sees a few images of noise, and the untrained
-    student's forward pass is timed and taken four times. Good within a factor
-    of two; a busy machine is slower.
+    Both are probed: every teacher that has images to look at sees a few of
+    noise, and the untrained student's forward pass is timed and taken four
+    times. Good within a factor of two; a busy machine is slower.
 
     Returns:
-        ``{"inference_seconds", "training_seconds", "text": {label: text}}``.
+        As `estimate_labels`, with ``training_seconds``; the inference is that on the evaluation sets, too.
     """
     evaluation = sum(len(dataset.coco["images"]) for dataset in plan.datasets.values())
-    images = len(plan.listing.paths)
-    pool = images * (2 if plan.recipe.mirrors else 1)  # at most: not every teacher looks in the mirror
-    inference = sum(_seconds_per_image(teacher) for teacher in plan.teachers) * (pool + evaluation)
+    found = _inference(home, plan, evaluation)
     settings = plan.recipe.student
-    training = _training_seconds_per_image(settings) * images * settings.epochs
-    return {
-        "inference_seconds": round(inference, 1),
-        "training_seconds": round(training, 1),
-        "text": {"inference": _readable(inference), "training": _readable(training)},
-    }
+    training = _training_seconds_per_image(settings) * len(plan.listing.paths) * settings.epochs
+    text = {**found["text"], "training": _readable(training)}
+    return {**found, "training_seconds": round(training, 1), "text": text}
 
 
 def estimate_labels(home: Home, plan: LabelPlan) -> dict[str, Any]:
     """Estimates the time of a labelling: every teacher on the images that it has not seen yet.
 
     Returns:
-        ``{"missing": {teacher: images}, "inference_seconds", "text": {label: text}}``.
+        ``{"missing": {teacher: images}, "inference_seconds", "text": {label: text}}``. Services take part in
+        ``missing`` only: to time one would cost requests.
     """
+    return _inference(home, plan, 0)
+
+
+def _inference(home: Home, plan: LabelPlan, others: int) -> dict[str, Any]:
+    """`estimate_labels`, with so many other images that every teacher has to look at."""
     index = find_index(home.store, plan.listing, plan.images_digest)
     missing = {
         teacher.name: missing_shards(home.store, teacher, index, plan.recipe.generate)
@@ -61,15 +62,20 @@ def estimate_labels(home: Home, plan: LabelPlan) -> dict[str, Any]:
         else len(plan.listing.paths)
         for teacher in plan.teachers
     }
-    seconds = sum(
-        missing[teacher.name] * _seconds_per_image(teacher)
+    looks = 2 if plan.recipe.mirrors else 1  # at most: not every teacher looks in the mirror
+    shown = {teacher.name: missing[teacher.name] * looks + others for teacher in plan.teachers}
+    timed = [teacher for teacher in plan.teachers if shown[teacher.name] and not teacher.is_service]
+    seconds = sum(shown[teacher.name] * _seconds_per_image(teacher) for teacher in timed)
+    text = [_readable(seconds)] if timed else []
+    text += [
+        f"{shown[teacher.name]:,} requests of {teacher.name}"
         for teacher in plan.teachers
-        if missing[teacher.name]
-    )
+        if shown[teacher.name] and teacher.is_service
+    ]
     return {
         "missing": missing,
         "inference_seconds": round(seconds, 1),
-        "text": {"inference": _readable(seconds) if seconds else "none, the store has it"},
+        "text": {"inference": " and ".join(text) or "none, the store has it"},
     }
 
 

@@ -18,7 +18,7 @@ from flows.stopwatch import Stopwatch
 from model_zoo.finetuning import FinetuneSettings, human_share, student_settings
 from model_zoo.student_settings import StudentSettings
 from tasks import registry, tracking
-from tasks.evaluate import EVALUATION_VERSION, Dataset, few_images, load_dataset
+from tasks.evaluate import EVALUATION_VERSION, Dataset, few_images, load_dataset, require_shared
 from tasks.forgetting import load_forgetting, measure_forgetting_task
 from tasks.home import Home
 from tasks.image_index import read_json
@@ -139,6 +139,8 @@ def _plan(
     vocabulary = start.manifest.vocabulary
     covered = covered_classes(human, vocabulary, classes)
     measured = {one.name: load_dataset(one.annotations, one.root) for one in evaluate}
+    for dataset in measured.values():
+        require_shared(dataset, vocabulary, f"detector {start.name}")
     # before anything is written: is the architecture known, do the settings fit?
     student_settings(start.manifest, str(start.folder), settings, 1)
     shown = settings.steps * settings.batch_size

@@ -13,6 +13,7 @@ from flows.pseudo_labelling import PseudoLabelling, describe, make_pseudo_labels
 from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
 from tasks import tracking
+from tasks.fan_out import ready_runner
 from tasks.formats import ImageMode, LabelledSet
 from tasks.formats.export import check_target, export_task, exporter_of
 from tasks.home import Home
@@ -35,7 +36,7 @@ def label(
     Args:
         recipe: What is asked for; its student and evaluation sets are not looked at.
         limit: Use only the first so many images.
-        form: Format of the export, one of `tasks.formats.EXPORTERS`.
+        form: Format of the export, a `tasks.export_form.Form`.
         to: Folder of the export; None = no export.
         images: Whether links to the images, copies or nothing goes into it.
         detections: Also export what every teacher found, to ``teachers/<name>`` beside
@@ -49,6 +50,7 @@ def label(
     """
     home = Home.default()
     exporter_of(form)
+    ready_runner()
     plan = make_label_plan(recipe, home, limit)
     targets = {} if to is None else _targets(plan, to, detections)
     for folder in targets.values():

@@ -15,7 +15,7 @@ from tasks import fusers
 from tasks import teachers as registry
 from tasks.aggregate import METHOD_VERSION
 from tasks.calibrate import CALIBRATION_VERSION
-from tasks.evaluate import EVALUATION_VERSION, Dataset, load_dataset
+from tasks.evaluate import EVALUATION_VERSION, Dataset, load_dataset, require_shared
 from tasks.home import Home
 from tasks.image_index import ImageList, content_digest, list_images
 from tasks.infer import INFERENCE_VERSION
@@ -213,13 +213,15 @@ def make_label_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Lab
         UserError: The first thing that is wrong, before any expensive work.
     """
     teachers = tuple(registry.find_all(home, recipe.teachers))
-    _distinct([teacher.name for teacher in teachers], "teachers")
     _few_enough(teachers)
     space = make_label_space(recipe.label_space, teachers)
     recipe.filter.check(space.classes)
     recipe.fuse.check(len(teachers))
     labelled = _labelled(recipe.calibrate)
     calibration = recipe.calibrate.chosen(recipe.fuse)
+    rule = recipe.filter.chosen(labelled is not None, calibration)
+    if labelled is not None and (calibration == "labels" or rule in LABEL_RULES):
+        require_shared(labelled, space.classes, "the label space")
     listing = list_images(recipe.images.source, recipe.images.root, limit)
     return LabelPlan(
         recipe=recipe,
@@ -230,7 +232,7 @@ def make_label_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Lab
         images_digest=content_digest(listing),
         labelled=labelled,
         calibration=calibration,
-        rule=recipe.filter.chosen(labelled is not None, calibration),
+        rule=rule,
     )
 
 
@@ -246,13 +248,15 @@ def make_plan(recipe: Recipe, home: Home, limit: int | None = None) -> Plan:
         UserError: The first thing that is wrong, before any expensive work.
     """
     labels = make_label_plan(recipe, home, limit)
+    datasets = {entry.name: load_dataset(entry.annotations, entry.root, limit) for entry in recipe.evaluate}
+    for dataset in datasets.values():
+        # after the training it would be late to find that nothing can be measured
+        require_shared(dataset, labels.space.classes, "the label space")
     return Plan(
         **{field.name: getattr(labels, field.name) for field in fields(LabelPlan)},
         start=warm_start_teacher(home, recipe.student),
         baselines=_baselines(recipe, home, labels.space),
-        datasets={
-            entry.name: load_dataset(entry.annotations, entry.root, limit) for entry in recipe.evaluate
-        },
+        datasets=datasets,
     )
 
 
@@ -269,7 +273,7 @@ def make_label_space(settings: LabelSpaceSettings, teachers: Sequence[Teacher]) 
     Raises:
         UserError: A name that maps to nothing, with candidates; errors of the file.
     """
-    vocabularies = {teacher.name: teacher.manifest.vocabulary for teacher in teachers}
+    known = vocabularies(teachers)
     if settings.file is None:
         overrides = {
             teacher: {
@@ -277,7 +281,7 @@ def make_label_space(settings: LabelSpaceSettings, teachers: Sequence[Teacher]) 
             }
             for teacher, rule in settings.overrides.items()
         }
-        return spaces.build(vocabularies, settings.classes, overrides, settings.parents)
+        return spaces.build(known, settings.classes, overrides, settings.parents)
     if settings.classes or settings.overrides or settings.parents:
         raise UserError(
             "label_space: 'file' cannot be combined with 'classes', 'overrides' or 'parents'",
@@ -292,7 +296,7 @@ def read_label_space(path: Path, teachers: Sequence[Teacher]) -> LabelSpace:
     Raises:
         UserError: Names the file and the line.
     """
-    vocabularies = {teacher.name: teacher.manifest.vocabulary for teacher in teachers}
+    known = vocabularies(teachers)
     try:
         text = path.read_text()
     except OSError as error:
@@ -300,7 +304,23 @@ def read_label_space(path: Path, teachers: Sequence[Teacher]) -> LabelSpace:
             f"label space {path} cannot be read: {error.strerror}",
             "Write one with `detcompose label-space propose`.",
         ) from None
-    return spaces.parse_yaml(text, str(path), vocabularies)
+    return spaces.parse_yaml(text, str(path), known)
+
+
+def vocabularies(teachers: Sequence[Teacher]) -> dict[str, tuple[str, ...]]:
+    """Teacher name to its class names.
+
+    Raises:
+        UserError: Two are called the same.
+    """
+    names = [teacher.name for teacher in teachers]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"teachers: two of them are called {name!r}",
+                "Name it once, or add one under another name: `detcompose teacher add ... --name`.",
+            )
+    return {teacher.name: teacher.manifest.vocabulary for teacher in teachers}
 
 
 def _baselines(recipe: Recipe, home: Home, space: LabelSpace) -> tuple[Teacher, ...]:
@@ -323,12 +343,3 @@ def _few_enough(teachers: Sequence[Teacher]) -> None:
             f"teachers: {len(teachers)} of them, at most {MAX_TEACHERS} can be composed",
             "Choose by name or tag: teachers/traffic-*@champion?pool=traffic.",
         )
-
-
-def _distinct(names: Sequence[str], field: str) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(
-                f"{field}: two of them are called {name!r}",
-                "Add one under another name: `detcompose teacher add ... --name`.",
-            )

@@ -81,7 +81,7 @@ def make_pseudo_labels(
     """
     recipe = plan.recipe
     with watch.step("index") as step:
-        index = index_images(store, plan.listing)
+        index = index_images(store, plan.listing, plan.images_digest)
         step.done(index)
         _warn_of_bad_images(index)
     with watch.step("infer") as step:

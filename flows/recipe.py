@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,7 +194,9 @@ def _resolve(recipe: Recipe, base: Path) -> Recipe:
         return path if path is None or url_of(path) else (base / path.expanduser()).resolve()
 
     def reference(name: str) -> str:
-        return str((base / name).resolve()) if "/" in name and not is_reference(name) else name
+        if "/" not in name or is_reference(name):
+            return name
+        return str((base / Path(name).expanduser()).resolve())
 
     student = recipe.student
     if student.warm_start_teacher:
@@ -227,10 +229,12 @@ def _resolve(recipe: Recipe, base: Path) -> Recipe:
 
 
 def _explain(error: ValidationError, node: yaml.Node, path: Path) -> UserError:
-    first = error.errors()[0]
+    first = _first_of(error, node)
     location = first["loc"]
-    key = ".".join(str(part) for part in location)
-    line = _line_of(node, location)
+    way = _way(node, location)
+    line = way[-1][1] if way else node.start_mark.line + 1
+    missing = [location[-1]] if first["type"] == "missing" else []
+    key = ".".join(str(part) for part in (*(part for part, _ in way), *missing))
     if first["type"] == "extra_forbidden":
         if renamed := _RENAMED.get(key):
             return UserError(f"{path}:{line}: unknown key {key!r}", f"It is now {renamed}.")
@@ -244,32 +248,52 @@ def _explain(error: ValidationError, node: yaml.Node, path: Path) -> UserError:
     return UserError(f"{path}:{line}: {key}: {message}", f"The value is {first['input']!r}.")
 
 
-def _line_of(node: yaml.Node, location: Sequence[str | int]) -> int:
-    """The line (from 1) of the deepest node on the way to a location."""
-    line = node.start_mark.line
+def _first_of(error: ValidationError, node: yaml.Node) -> Any:
+    """The first error; where a value may be of several kinds, that of the kind which it was meant to be."""
+    every = error.errors()
+    location = every[0]["loc"]
+    depth = len(_way(node, location))
+    if every[0]["type"] == "missing" or depth == len(location):
+        return every[0]
+    # the last part names no key of the file but one of the kinds, each of which has an error of its own
+    rivals = [one for one in every if one["loc"][:depth] == location[:depth]]
+    return max(rivals, key=lambda one: (len(one["loc"]), one["type"] == "extra_forbidden"))
+
+
+def _way(node: yaml.Node, location: Sequence[str | int]) -> list[tuple[str | int, int]]:
+    """The parts of a location that are in the file, each with its line (from 1).
+
+    Names of the kinds that a value may be of, which pydantic puts in between, are left out.
+    """
+    way: list[tuple[str | int, int]] = []
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    node, line = value, key.start_mark.line
-                    break
-            else:
-                break
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if found:
+                way.append((part, found[0].start_mark.line + 1))
+                node = found[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
-            line = node.start_mark.line
-    return line + 1
+            way.append((part, node.start_mark.line + 1))
+    return way
 
 
 def _known_keys(location: Sequence[str | int]) -> list[str]:
-    model: Any = Recipe
+    """The keys of the section at a location."""
+    model: type[BaseModel] = Recipe
     for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        inner = [*getattr(annotation, "__args__", ()), annotation]
-        model = next(kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel))
+        # all others are places in lists, keys of mappings, and names of kinds
+        if part in model.model_fields:
+            model = next(_sections(model.model_fields[str(part)].annotation), model)
     return list(model.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections of a recipe that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _sections(inner)
 
 
 def _reject_duplicate_keys(node: yaml.Node, path: Path) -> None:

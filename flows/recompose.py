@@ -13,6 +13,7 @@ from typing import Any, cast
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 
 from composition.errors import UserError
 from flows.plan import Plan, make_plan
@@ -103,20 +104,23 @@ def start_once(deployment: str, parameters: dict[str, Any], digest: str) -> Flow
         digest: The composition's digest, of which the idempotency key is made.
 
     Raises:
-        UserError: `MAX_ATTEMPTS` runs have ended without a student.
+        UserError: `MAX_ATTEMPTS` runs have ended without a student; there is no such deployment.
     """
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        # asynchronous in asynchronous flows only
-        run = cast(
-            FlowRun,
-            run_deployment(
+        try:
+            started = run_deployment(
                 deployment,
                 parameters=parameters,
                 timeout=0,
                 idempotency_key=f"composition-{digest}-{attempt}",
                 as_subflow=False,
-            ),
-        )
+            )
+        except ObjectNotFound:
+            raise UserError(
+                f"the Prefect server has no deployment {deployment!r}",
+                "Register ours with `detcompose deploy`, or let this run compose (without --hand-over-to).",
+            ) from None
+        run = cast(FlowRun, started)  # asynchronous in asynchronous flows only
         if run.state is None or not run.state.is_final():
             return run
     raise UserError(

@@ -29,6 +29,7 @@ from composition.fusion import Fuser
 from composition.label_space import LabelSpace
 from model_zoo.adapters.base import Detector, InferenceSettings
 from model_zoo.adapters.registry import open_detector
+from model_zoo.cores import usable_cores
 from model_zoo.images import BadImageError, read_rgb
 from model_zoo.profiling import Profile, profile
 from tasks.evaluate import Dataset, few_images, index_dataset, run_on_dataset
@@ -167,14 +168,14 @@ def measure_cost(
         store: Keeps the result.
         detector: The detector.
         dataset: Where the images come from; its labels are not looked at.
-        threads: CPU threads that the runtime may use; 0 = all cores.
+        threads: CPU threads that the runtime may use; 0 = all that this process may use.
         device: Torch-style device.
         seconds: Time for each of the two batch sizes.
 
     Raises:
         UserError: None of the images can be read.
     """
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_cores()
     chosen = few_images(dataset, IMAGES)
     host = machine()
     key = digest_of(
@@ -284,7 +285,10 @@ def measure_costs(
     space: LabelSpace,
     fuser: Fuser,
 ) -> dict[str, Cost]:
-    """Costs of everybody in a comparison.
+    """Costs of everybody in a comparison whose networks run here.
+
+    Services are left out, and an ensemble that asks one: the clock would be
+    that of another machine, and every look costs a request.
 
     Args:
         store: Keeps what was measured.
@@ -297,7 +301,10 @@ def measure_costs(
     Returns:
         Costs by name of the detector, and of the ensemble under `ENSEMBLE`.
     """
-    costs = {one.name: load_cost(measure_cost(store, one, dataset)) for one in (*teachers, *others)}
+    timed = [one for one in (*teachers, *others) if not one.is_service]
+    costs = {one.name: load_cost(measure_cost(store, one, dataset)) for one in timed}
+    if any(teacher.is_service for teacher in teachers):
+        return costs
     index = index_dataset(store, dataset)
     found = {teacher.name: run_on_dataset(store, teacher, dataset, index) for teacher in teachers}
     fusing = time_fusion(fuser, space, found, len(dataset.coco["images"]))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from composition import detections as table
 from composition import label_space as spaces
 from composition.calibration import calibrate
 from composition.detections import Detections
@@ -20,7 +19,7 @@ from tasks import fusers, unanswered
 from tasks.ensemble import labelled_evidence
 from tasks.evaluate import Dataset
 from tasks.image_index import pool_sample
-from tasks.infer import GenerateSettings, load_detections, run_teachers
+from tasks.infer import GenerateSettings, load_images, run_teachers
 from tasks.method_settings import Calibration
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
@@ -120,10 +119,6 @@ def pool_tables(
     """Every teacher's detections on some images of the pool, in the union classes."""
     tables = []
     for name, parts in shards.items():
-        kept = []
-        for shard in parts:
-            found = load_detections(shard)
-            found = found[np.isin(found.image_id, images) & (found.score >= np.float32(floor))]
-            kept.append(found)
-        tables.append(spaces.map_detections(space, name, table.concatenate(kept)))
+        found = load_images(parts, images)
+        tables.append(spaces.map_detections(space, name, found[found.score >= np.float32(floor)]))
     return tables

@@ -88,6 +88,26 @@ def chosen_devices() -> list[Device]:
     return fitting
 
 
+def enough_devices(count: int, devices: Sequence[Device] | None = None) -> Sequence[Device]:
+    """The GPUs that so many processes may choose from; none: they compute on the processor.
+
+    Args:
+        count: How many processes, each on a GPU of its own.
+        devices: To choose from; default: what `chosen_devices` says.
+
+    Raises:
+        UserError: There are not so many, or the environment names one that there is not.
+    """
+    among = chosen_devices() if devices is None else devices
+    if among and count > len(among):
+        known = ", ".join(device.name for device in among)
+        raise UserError(
+            f"student.processes is {count}, and the GPUs here are {known}",
+            f"Lower it to at most {len(among)}.",
+        )
+    return among
+
+
 @contextmanager
 def reserve_device(devices: Sequence[Device] | None = None) -> Iterator[str]:
     """Waits for a device and keeps all others from it.
@@ -120,16 +140,10 @@ def reserve_devices(count: int, devices: Sequence[Device] | None = None) -> Iter
         UserError: There are not so many, or the Prefect server has no limit
             for one of them.
     """
-    among = chosen_devices() if devices is None else devices
+    among = enough_devices(count, devices)
     if not among:
         yield ("cpu",) * count
         return
-    if count > len(among):
-        known = ", ".join(device.name for device in among)
-        raise UserError(
-            f"student.processes is {count}, and the GPUs here are {known}",
-            f"Lower it to at most {len(among)}.",
-        )
     with _locked(among, count) as locked, ExitStack() as slots:
         for device in locked:
             slots.enter_context(_slot(device))

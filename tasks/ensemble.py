@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from composition.fusion.expert import Expert
 from composition.label_free import calibrate_label_free
 from composition.label_space import LabelSpace
 from composition.matching import Objects, objects
-from tasks.evaluate import SETTINGS, Dataset, few_images, index_dataset, run_on_dataset, shared_categories
+from tasks.evaluate import SETTINGS, Dataset, few_images, index_dataset, require_shared, run_on_dataset
 from tasks.infer import Look, run_teachers
 from tasks.mirror import find_mirrors, in_the_mirror
 from tasks.store import Store
@@ -77,14 +77,10 @@ def evaluate_ensemble(
     Raises:
         UserError: The data set and the label space have no class in common.
     """
-    categories = shared_categories(dataset, space.classes)
-    if not categories:
-        raise UserError(
-            f"the teachers and {dataset.source} have no class in common",
-            f"The label space has {', '.join(space.classes[:10])}.",
-        )
-    tables = mapped_detections(store, teachers, space, dataset)
-    alone = mapped_detections(store, [replace(one, mirrored=()) for one in teachers], space, dataset)
+    categories = require_shared(dataset, space.classes, "the label space")
+    look = _looker(store, space, dataset)
+    alone = [look(replace(one, mirrored=())) for one in teachers]
+    tables = [look(one) if one.mirrored else own for one, own in zip(teachers, alone, strict=True)]
 
     def measure(found: Detections) -> Metrics:
         return evaluation.evaluate(found, dataset.coco, space.classes, restrict_to=categories)
@@ -202,8 +198,14 @@ def mapped_detections(
     look: Look = "first",
 ) -> list[Detections]:
     """Every teacher's detections on a data set in the union classes."""
+    return list(map(_looker(store, space, dataset, look), teachers))
+
+
+def _looker(
+    store: Store, space: LabelSpace, dataset: Dataset, look: Look = "first"
+) -> Callable[[Teacher], Detections]:
+    """What gives a teacher's detections on a data set in the union classes."""
     index = index_dataset(store, dataset)
-    return [
-        spaces.map_detections(space, teacher.name, run_on_dataset(store, teacher, dataset, index, look))
-        for teacher in teachers
-    ]
+    return lambda teacher: spaces.map_detections(
+        space, teacher.name, run_on_dataset(store, teacher, dataset, index, look)
+    )

@@ -88,10 +88,21 @@ def load_dataset(source: Path, root: Path | None = None, limit: int | None = Non
     coco = check_coco(coco, str(source))
     if not coco["images"]:
         raise UserError(f"{source} holds no images", "Give a COCO file of annotated images.")
+    _require_images(source, folder, coco)
     if limit is not None:
         kept = sorted(coco["images"], key=lambda image: image["file_name"])[:limit]
         coco = _restricted(coco, {image["id"] for image in kept})
     return _dataset(source, folder.resolve(), coco)
+
+
+def _require_images(source: Path, root: Path, coco: Mapping[str, Any]) -> None:
+    """Raises UserError where not one image is there, as in a wrong folder; which ones are, the index says."""
+    names = [image["file_name"] for image in coco["images"]]
+    if not any((root / name).is_file() for name in names):
+        raise UserError(
+            f"{source}: not one of its {len(names)} images is in {root}, for example {names[0]}",
+            "Name the folder from which their file names count (root).",
+        )
 
 
 def _read_labels(source: Path, root: Path | None) -> tuple[Any, Path]:
@@ -147,7 +158,7 @@ def index_dataset(store: Store, dataset: Dataset) -> Artifact:
     Raises:
         UserError: Not one can be used.
     """
-    index = build_index(store, dataset.listing)
+    index = build_index(store, dataset.listing, dataset.images_digest)
     bad = load_quarantine(index)
     if bad:
         # their objects count as missed by everybody
@@ -199,13 +210,7 @@ def examine_detector(store: Store, detector: Teacher, dataset: Dataset) -> Outco
         UserError: It shares no class with the data set.
     """
     vocabulary = detector.manifest.vocabulary
-    shared = shared_categories(dataset, vocabulary)
-    if not shared:
-        known = ", ".join(category["name"] for category in dataset.coco["categories"][:10])
-        raise UserError(
-            f"detector {detector.name} and {dataset.source} have no class in common",
-            f"The detector knows {', '.join(vocabulary[:10])}; the file has {known}.",
-        )
+    shared = require_shared(dataset, vocabulary, f"detector {detector.name}")
     found = run_on_dataset(store, detector, dataset, index_dataset(store, dataset))
     return examine(found, dataset.coco, vocabulary, shared)
 
@@ -214,6 +219,27 @@ def shared_categories(dataset: Dataset, classes: Sequence[str]) -> list[str]:
     """The categories of a data set that some classes can express, by name or alias."""
     names = [category["name"] for category in dataset.coco["categories"]]
     return [names[position] for position in sorted(set(shared_classes(classes, names).values()))]
+
+
+def require_shared(dataset: Dataset, classes: Sequence[str], whose: str) -> list[str]:
+    """`shared_categories`, of which there must be one.
+
+    Args:
+        dataset: The data set.
+        classes: The classes.
+        whose: Who knows them, for the error.
+
+    Raises:
+        UserError: There is none; says what both have.
+    """
+    shared = shared_categories(dataset, classes)
+    if not shared:
+        known = ", ".join(category["name"] for category in dataset.coco["categories"][:10])
+        raise UserError(
+            f"{whose} and {dataset.source} have no class in common",
+            f"{whose[0].upper()}{whose[1:]} has {', '.join(classes[:10])}; the file has {known or 'none'}.",
+        )
+    return shared
 
 
 def comparison_key(

@@ -46,6 +46,21 @@ def chosen_runner() -> Runner:
     return Runner(name)
 
 
+def ready_runner(runner: Runner | None = None) -> Runner:
+    """The runner that is asked for, else that of the environment, once it is sure that it can be used.
+
+    Raises:
+        UserError: There is no such runner, it is not installed, or ``$DETCOMPOSE_WORKERS`` is no number.
+    """
+    runner = runner or chosen_runner()
+    workers()
+    if runner == Runner.RAY and find_spec("prefect_ray") is None:
+        raise UserError(
+            "runner 'ray' is not installed here", "Run `pip install 'detcompose[ray]'`, or use 'processes'."
+        )
+    return runner
+
+
 def workers() -> int:
     """``$DETCOMPOSE_WORKERS``, or as many as there are processors for this process.
 
@@ -85,7 +100,7 @@ def inference(
     Raises:
         UserError: The runner is not installed; a teacher left too many images unanswered.
     """
-    runner = runner or chosen_runner()
+    runner = ready_runner(runner)
     if runner == Runner.SEQUENTIAL and not watched():
         return infer(store, teachers, index, settings, look, incomplete=True)
     parts = list(shards(load_index(index), settings.shard_size))
@@ -152,10 +167,6 @@ def _pool(runner: Runner) -> TaskRunner[Any]:
         return ThreadPoolTaskRunner(max_workers=workers())
     if runner == Runner.PROCESSES:
         return ProcessPoolTaskRunner(max_workers=workers())
-    if find_spec("prefect_ray") is None:
-        raise UserError(
-            "runner 'ray' is not installed here", "Run `pip install 'detcompose[ray]'`, or use 'processes'."
-        )
     from prefect_ray import RayTaskRunner
 
     found: TaskRunner[Any] = RayTaskRunner(address=os.environ.get("RAY_ADDRESS"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +163,8 @@ def coco_images(source: Path) -> list[dict[str, Any]]:
     return images
 
 
-def _fingerprint(listing: ImageList) -> Iterator[str | None]:
-    """sha256 of every file, None where it cannot be read."""
+def content_digest(listing: ImageList) -> str:
+    """Digest of an image set: its relative paths and the bytes of every file, not its place."""
 
     def digest(path: str) -> str | None:
         try:
@@ -172,13 +173,12 @@ def _fingerprint(listing: ImageList) -> Iterator[str | None]:
             return None
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        yield from pool.map(digest, listing.paths)
+        return _content(listing, pool.map(digest, listing.paths))
 
 
-def content_digest(listing: ImageList) -> str:
-    """Digest of an image set: its relative paths and the bytes of every file, not its place."""
-    files = list(zip(listing.paths, _fingerprint(listing), strict=True))
-    return digest_of("image-index", INDEX_VERSION, files)
+def _content(listing: ImageList, digests: Iterable[str | None]) -> str:
+    """`content_digest` by the sha256 of every file, None where it cannot be read."""
+    return digest_of("image-index", INDEX_VERSION, list(zip(listing.paths, digests, strict=True)))
 
 
 def _index_key(listing: ImageList, content: str) -> str:
@@ -190,42 +190,43 @@ def find_index(store: Store, listing: ImageList, content: str) -> Artifact | Non
     return store.find("image-index", _index_key(listing, content))
 
 
-def build_index(store: Store, listing: ImageList) -> Artifact:
+def build_index(store: Store, listing: ImageList, content: str | None = None) -> Artifact:
     """Decodes every image once and writes ``images.parquet`` and ``quarantine.parquet``.
 
     Image ids count all paths, bad ones too, so that repairing a file moves no id.
     The table holds locations, so this artifact's key holds the root as well;
     nothing downstream does (see `tasks.infer`), so a moved set costs no inference.
 
+    Args:
+        store: Where the index goes.
+        listing: The images.
+        content: Their `content_digest`, where it is known: to find it reads every file.
+
     Raises:
-        UserError: Not one image is usable.
+        UserError: Not one image is usable, or files have changed meanwhile.
     """
-    content = content_digest(listing)
+    content = content or content_digest(listing)
     found = find_index(store, listing, content)
     if found:
         return found
     good: list[ImageRecord] = []
     bad: list[dict[str, Any]] = []
-
-    def inspect(path: str) -> tuple[str, int, int] | str:
-        if path in listing.bad:
-            return listing.bad[path]
-        try:
-            data = read_bytes(listing.root / path)
-            height, width = decode_rgb(data).shape[:2]
-        except BadImageError as error:
-            return str(error)
-        return hashlib.sha256(data).hexdigest(), width, height
+    digests: list[str | None] = []
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        results = track(pool.map(inspect, listing.paths), "reading images", len(listing.paths))
-        for image_id, (path, result) in enumerate(zip(listing.paths, results, strict=True)):
-            if isinstance(result, str):
-                bad.append({"image_id": image_id, "path": path, "reason": result})
+        inspected = pool.map(partial(_inspect, listing), listing.paths)
+        results = track(inspected, "reading images", len(listing.paths))
+        for image_id, (path, (sha256, size)) in enumerate(zip(listing.paths, results, strict=True)):
+            digests.append(sha256)
+            if sha256 is None or isinstance(size, str):
+                bad.append({"image_id": image_id, "path": path, "reason": size})
             else:
-                sha256, width, height = result
-                uri = str(listing.root / path)
-                good.append(ImageRecord(image_id, path, uri, width, height, sha256))
+                good.append(ImageRecord(image_id, path, str(listing.root / path), *size, sha256))
+    if _content(listing, digests) != content:
+        raise UserError(
+            f"images: files of {listing.source} have changed while they were read",
+            "Run again when nobody writes there.",
+        )
     if not good:
         raise UserError(
             f"images: none of the {len(bad)} images of {listing.source} is usable; "
@@ -241,6 +242,22 @@ def build_index(store: Store, listing: ImageList) -> Artifact:
 
 
 index_images = step(build_index, "index images")
+
+
+def _inspect(listing: ImageList, path: str) -> tuple[str | None, tuple[int, int] | str]:
+    """sha256 of a file, None if it cannot be read; width and height of its image, or why it is of no use."""
+    try:
+        data = read_bytes(listing.root / path)
+    except BadImageError as error:
+        return None, listing.bad.get(path, str(error))
+    sha256 = hashlib.sha256(data).hexdigest()
+    if path in listing.bad:
+        return sha256, listing.bad[path]
+    try:
+        height, width = decode_rgb(data).shape[:2]
+    except BadImageError as error:
+        return sha256, str(error)
+    return sha256, (width, height)
 
 
 def load_index(index: Artifact) -> list[ImageRecord]:

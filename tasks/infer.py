@@ -8,7 +8,7 @@ through a shard together, so that each of its images is decoded once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import accumulate
@@ -197,6 +197,11 @@ infer = step(run_teachers, "infer")
 def load_detections(shard: Artifact) -> Detections:
     """Reads one shard."""
     return table.from_arrow(pq.read_table(shard.file(SHARD_FILE)))
+
+
+def load_images(shards: Iterable[Artifact], images: NDArray[np.int64]) -> Detections:
+    """The detections on some images of a pool, (n,) their ids; one shard is in memory at a time."""
+    return table.concatenate(rows[np.isin(rows.image_id, images)] for rows in map(load_detections, shards))
 
 
 def load_all(artifacts: Sequence[Artifact]) -> Detections:

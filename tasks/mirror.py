@@ -8,15 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from composition import detections as table
 from composition import mirror
-from composition.detections import Detections
 from composition.mirror import Faithfulness
 from tasks import unanswered
 from tasks.image_index import pool_sample
-from tasks.infer import SHARD_FILE, GenerateSettings, load_detections, run_teachers
+from tasks.infer import SHARD_FILE, GenerateSettings, load_detections, load_images, run_teachers
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
@@ -57,7 +55,7 @@ def find_mirrors(
     done = store.find("mirrors", key)
     if done:
         return done
-    asked = [teacher for teacher in teachers if teacher.manifest.adapter != "http"]
+    asked = [teacher for teacher in teachers if not teacher.is_service]
     found: dict[str, dict[str, float]] = {}
     chosen = {teacher.name: tuple(range(len(teacher.manifest.vocabulary))) for teacher in asked}
     if settings.augment == "auto" and asked:
@@ -68,7 +66,8 @@ def find_mirrors(
         }
         for teacher in asked:
             first, border, other = (
-                _on(parts[teacher.name], sample) for parts in (shards, looks["second"], looks["mirror"])
+                load_images(parts[teacher.name], sample)
+                for parts in (shards, looks["second"], looks["mirror"])
             )
             one = mirror.faithfulness(first, border, other, len(teacher.manifest.vocabulary))
             chosen[teacher.name] = one.classes
@@ -138,11 +137,6 @@ def _merged(
             unanswered.write(silent, draft.file)
             draft.counts["unanswered"] = len(silent)
     return draft.artifact
-
-
-def _on(parts: Sequence[Artifact], images: NDArray[np.int64]) -> Detections:
-    found = table.concatenate(map(load_detections, parts))
-    return found[np.isin(found.image_id, images)]
 
 
 def _readable(teacher: Teacher, one: Faithfulness) -> dict[str, float]:

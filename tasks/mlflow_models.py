@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -107,6 +108,7 @@ def add_model(
         files: dict[str, Path | bytes] = {
             f"{mlflow_pyfunc.MODEL}/{path.relative_to(folder)}": path for path in _files(folder)
         }
+        before = (destination / bundle.MANIFEST).is_file()
         manifest = _place(
             destination,
             lambda target: bundle.write(
@@ -128,16 +130,19 @@ def add_model(
         detector = mlflow_pyfunc.MlflowDetector(destination, manifest, InferenceSettings())
         detector.predict([np.zeros((64, 48, 3), np.uint8)])
     except UserError:
-        shutil.rmtree(destination)
+        if not before:  # one that was added earlier stays, whatever is wrong with it today
+            shutil.rmtree(destination)
         raise
 
 
 def allow(home: Home, manifest: Manifest) -> None:
     """Notes that this machine's user lets a model's code run; the note is not a part of the bundle."""
-    known = mlflow_pyfunc.allowed(home)
-    if manifest.digest not in known:
-        document = [*sorted(known - mlflow_pyfunc.allowed_by_environment()), manifest.digest]
-        write_atomic(home.root / mlflow_pyfunc.CONSENT, json.dumps(document, indent=1).encode())
+    path = home.root / mlflow_pyfunc.CONSENT
+    with disk_errors(path), FileLock(f"{path}.lock"):
+        known = mlflow_pyfunc.allowed(home)
+        if manifest.digest not in known:
+            document = [*sorted(known - mlflow_pyfunc.allowed_by_environment()), manifest.digest]
+            write_atomic(path, json.dumps(document, indent=1).encode())
 
 
 def _resolve(home: Home, reference: str) -> ModelVersion:

@@ -26,7 +26,7 @@ def predict_files(
 
     Args:
         home: Where named teachers are.
-        reference: Name or bundle path of the detector.
+        reference: Name or bundle path of the detector, or the name of a composition.
         sources: Image files or folders of them.
         threshold: Lowest score returned.
         out: Folder for copies with the boxes drawn in; None = none.
@@ -38,7 +38,7 @@ def predict_files(
     Raises:
         UserError: No such detector or file, or a picture would replace one of the images.
     """
-    teacher = teachers.find(home, reference)
+    teacher = teachers.find_student(home, reference)
     files = list(_files(sources, out))
     detector = open_detector(teacher.folder, InferenceSettings(score_floor=threshold))
     return [

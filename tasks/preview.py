@@ -16,7 +16,7 @@ from composition.pseudo_labels import IGNORE, POSITIVE, PseudoLabels, concatenat
 from model_zoo.images import BadImageError
 from tasks.aggregate import load_fused
 from tasks.image_index import ImageRecord, iter_index
-from tasks.infer import load_detections
+from tasks.infer import load_images
 from tasks.label import iter_labels
 from tasks.pixels import read_record
 from tasks.store import Artifact, digest_of
@@ -116,7 +116,7 @@ def collect(
 ) -> tuple[Seen, ...]:
     """Everything that was said about some images; shards are read one after the other."""
     ids = np.array([record.image_id for record in records], np.int64)
-    found = {name: _rows([load_detections(part) for part in parts], ids) for name, parts in shards.items()}
+    found = {name: load_images(parts, ids) for name, parts in shards.items()}
     boxes = table.concatenate(_only(load_fused(part), ids) for part in fused)
     decided = concatenate([part[np.isin(part.image_id, ids)] for part in iter_labels(labels)])
     return tuple(
@@ -128,10 +128,6 @@ def collect(
         )
         for record in records
     )
-
-
-def _rows(parts: Sequence[Detections], ids: NDArray[np.int64]) -> Detections:
-    return table.concatenate(part[np.isin(part.image_id, ids)] for part in parts)
 
 
 def _only(part: Fused, ids: NDArray[np.int64]) -> Detections:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,13 +16,14 @@ from composition import label_space as spaces
 from composition import pseudo_labels as pseudo
 from composition.detections import Detections
 from composition.label_space import LabelSpace
-from model_zoo.adapters.base import InferenceSettings
+from model_zoo.adapters.base import Image, InferenceSettings
 from model_zoo.adapters.registry import open_detector
-from model_zoo.images import read_rgb
+from model_zoo.images import BadImageError
 from tasks.diagnosis import load_diagnosis
 from tasks.image_index import ImageRecord, load_index
 from tasks.infer import load_detections
 from tasks.label import iter_labels
+from tasks.pixels import read_record
 from tasks.report import choose_pictures, write_report
 from tasks.report_data import (
     Cell,
@@ -192,11 +193,16 @@ def _results_note(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
 def _label_sources(
     artifact: Artifact, classes: Sequence[str], names: Sequence[str]
 ) -> dict[str, dict[str, int]]:
+    """Class to who agreed to its labels, or "ignored", to their number."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in classes}
     for labels in iter_labels(artifact):
-        for class_id, kind, mask in zip(labels.class_id, labels.kind, labels.teachers, strict=True):
-            agreed = " + ".join(name for bit, name in enumerate(names) if int(mask) >> bit & 1)
-            counts[classes[class_id]][agreed if kind == pseudo.POSITIVE else "ignored"] += 1
+        columns = (labels.class_id, labels.kind == pseudo.POSITIVE, labels.teachers)
+        rows = np.stack([column.astype(np.int64) for column in columns], axis=1)
+        # a pool may have millions of labels, but few teachers agree in many ways
+        kinds, sizes = np.unique(rows, axis=0, return_counts=True)
+        for (class_id, positive, mask), size in zip(kinds.tolist(), sizes.tolist(), strict=True):
+            agreed = " + ".join(name for bit, name in enumerate(names) if mask >> bit & 1)
+            counts[classes[class_id]][agreed if positive else "ignored"] += size
     return {name: dict(counter) for name, counter in counts.items()}
 
 
@@ -221,17 +227,27 @@ def _pictures(done: Finished) -> tuple[Picture, ...]:
     labels = pseudo.concatenate(list(islice(iter_labels(done.labels), _SAMPLED_SHARDS)))
     sampled = sum(shard.counts["images"] for shard in done.shards[done.teachers[0].name][:_SAMPLED_SHARDS])
     records = {record.image_id: record for record in load_index(done.index)[:sampled]}
-    chosen = choose_pictures(views, list(records), PICTURES)
+    ranked = choose_pictures(views, list(records), len(records))
     student = as_teacher(done.student)
     detector = open_detector(student.folder, InferenceSettings(score_floor=SHOWN_SCORE))
     return tuple(
-        _picture(records[image_id], views, labels, detector.predict([read_rgb(Path(records[image_id].uri))]))
-        for image_id in chosen
+        _picture(record, image, views, labels, detector.predict([image]))
+        for record, image in islice(_readable(records[image_id] for image_id in ranked), PICTURES)
     )
+
+
+def _readable(records: Iterable[ImageRecord]) -> Iterator[tuple[ImageRecord, Image]]:
+    """Images with their pixels; one that was there when the work began may be gone at its end."""
+    for record in records:
+        try:
+            yield record, read_record(record)
+        except BadImageError:
+            continue
 
 
 def _picture(
     record: ImageRecord,
+    image: Image,
     views: Mapping[str, Detections],
     labels: pseudo.PseudoLabels,
     by_student: Detections,
@@ -241,4 +257,4 @@ def _picture(
     ignored = pseudo.as_detections(mine, pseudo.IGNORE)
     cells.append(Cell("pseudo-labels", pseudo.as_detections(mine), ignored=ignored))
     cells.append(Cell("student", by_student))
-    return Picture(read_rgb(Path(record.uri)), tuple(cells), record.path)
+    return Picture(image, tuple(cells), record.path)

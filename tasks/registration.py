@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 
 from composition.errors import UserError
 from model_zoo import bundle
@@ -75,8 +76,8 @@ def register_teacher(
         experiment = tracking.named_experiment(connection, home, EXPERIMENT)
         with tracking.registration_run(connection, experiment, name, held[DIGEST_TAG]) as run:
             facts = {"adapter": manifest.adapter, "license": manifest.license, **(tags or {})}
-            version = _create(run, model, package, {**held, **facts, "role": "teacher"}, "teacher", manifest)
-        _describe(connection, version, teacher_card(name, manifest))
+            every = {**held, **facts, "role": "teacher"}
+            version = _create(run, model, package, every, "teacher", manifest, teacher_card(name, manifest))
     else:
         for key, value in (tags or {}).items():
             connection.set_model_version_tag(model, version.version, key, value)
@@ -141,8 +142,7 @@ def _register(
     if version is None:
         manifest = bundle.read(package.folder / registry.DATA / registry.BUNDLE, verify=False)
         every = {**tags, COMPOSITION_TAG: key, **digests(package), "role": "student"}
-        version = _create(run, model, package, every, "student", manifest)
-        _describe(connection, version, card)
+        version = _create(run, model, package, every, "student", manifest, card)
     alias = _standing(connection, version)
     return Registered(connection.get_model_version(model, version.version), alias, new)
 
@@ -178,23 +178,32 @@ def _check_name(name: str) -> None:
 def _existing(connection: MlflowClient, model: str, role: str) -> list[ModelVersion]:
     """The versions of a model, which is made where it is missing."""
     if not connection.search_registered_models(f"name = '{model}'"):
-        connection.create_registered_model(model, tags={ROLE_TAG: role})
-        return []
+        try:
+            connection.create_registered_model(model, tags={ROLE_TAG: role})
+        except MlflowException as error:
+            # two that begin at the same moment: the other one was first
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
     return registry.versions(connection, model)
 
 
 def _create(
-    run: Run, model: str, package: Artifact, tags: Mapping[str, str], folder: str, manifest: bundle.Manifest
+    run: Run,
+    model: str,
+    package: Artifact,
+    tags: Mapping[str, str],
+    folder: str,
+    manifest: bundle.Manifest,
+    card: str,
 ) -> ModelVersion:
+    """A version with all that it has to say: one that is there is never completed later."""
     run.artifacts(package.folder, folder)
     source = f"{run.client.get_run(run.run_id).info.artifact_uri}/{folder}"
     every = {"classes": ", ".join(manifest.vocabulary)[:_CLASSES_LIMIT], **tags}
     # a version of a server of our kind is there at once: nothing to wait for
-    return run.client.create_model_version(model, source, run_id=run.run_id, tags=every, await_creation_for=0)
-
-
-def _describe(connection: MlflowClient, version: ModelVersion, card: str) -> None:
-    connection.update_model_version(version.name, version.version, card)
+    return run.client.create_model_version(
+        model, source, run_id=run.run_id, tags=every, description=card, await_creation_for=0
+    )
 
 
 def _standing(connection: MlflowClient, version: ModelVersion) -> str | None:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
@@ -147,9 +148,12 @@ def fetch(home: Home, connection: MlflowClient, version: ModelVersion) -> Path:
     """
     expected = digest(version)
     target = home.registry / expected
-    if (target / bundle.MANIFEST).is_file() and bundle.read(target).digest == expected:
-        return target
-    download(connection, version, BUNDLE, target)
+    with disk_errors(target):
+        home.registry.mkdir(parents=True, exist_ok=True)
+    # two runs that begin at the same moment: the later one must not replace what the first one has open
+    with FileLock(home.registry / f".{expected}.lock"):
+        if not (target / bundle.MANIFEST).is_file() or bundle.read(target).digest != expected:
+            download(connection, version, BUNDLE, target)
     return target
 
 

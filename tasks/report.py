@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from composition import diagnostics
+from composition.confirmation import confirmed_by
 from composition.detections import Detections
 from tasks import diagnostics_figures
 from tasks import report_figures as figures
 from tasks.drawing import draw_detections, draw_ignored
 from tasks.report_comparison import comparison
 from tasks.report_data import Cell, Picture, ReportData, ResultRow
+from tasks.store import write_atomic
 
 REPORT_FILE = "report.html"
 # with more classes than this, per-class columns would not fit on the page
@@ -44,16 +44,7 @@ def write_report(folder: Path, report: ReportData) -> Path:
         Path of the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    page = render(report)
-    handle, name = tempfile.mkstemp(prefix=".report.", suffix=".html", dir=folder)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        Path(name).chmod(0o644)
-        Path(name).replace(folder / REPORT_FILE)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomic(folder / REPORT_FILE, render(report).encode())
     return folder / REPORT_FILE
 
 
@@ -188,43 +179,33 @@ def choose_pictures(views: Mapping[str, Detections], image_ids: Sequence[int], c
     win. Then those on which teachers also agree; then the smaller id.
 
     Args:
-        views: Each teacher's detections, as kept, in the union label space.
+        views: Each teacher's detections, as kept, in the union label space, on images of ``image_ids``.
         image_ids: The images to choose from.
         count: How many.
 
     Returns:
         Image ids, best first.
     """
-    grades: dict[int, tuple[float, bool]] = {}
-    for image_id in image_ids:
-        rows = [view[view.image_id == image_id] for view in views.values()]
-        alone = [_unshared(one, [other for other in rows if other is not one]) for one in rows]
-        weakest = min(
-            (float(one.score[mask].sum()) for one, mask in zip(rows, alone, strict=True)), default=0.0
-        )
-        grades[image_id] = (round(min(weakest, 1.5), 2), any(not mask.all() for mask in alone))
-    ranked = sorted(grades, key=lambda image_id: (-grades[image_id][0], not grades[image_id][1], image_id))
-    return ranked[:count]
-
-
-def _unshared(one: Detections, others: Sequence[Detections]) -> NDArray[np.bool_]:
-    """(N,) which boxes of one teacher no other teacher has."""
-    return np.array([not any(_agrees(one, row, other) for other in others) for row in range(len(one))], bool)
-
-
-def _agrees(one: Detections, row: int, other: Detections) -> bool:
-    box, rivals = one.boxes[row], other.boxes[other.class_id == one.class_id[row]]
-    sides = np.minimum(box[2:], rivals[:, 2:]) - np.maximum(box[:2], rivals[:, :2])
-    shared = sides.clip(0).prod(axis=1)
-    areas = (rivals[:, 2:] - rivals[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    return bool((shared >= 0.5 * (areas - shared)).any())
+    ids = np.sort(np.array(image_ids, np.int64))
+    weakest, agreed = np.full(len(ids), 1.5 if views else 0.0), np.zeros(len(ids), np.bool_)
+    for name, one in views.items():
+        shared = np.zeros(len(one), np.bool_)
+        for other in (view for rival, view in views.items() if rival != name):
+            shared |= confirmed_by(one, other, 0.5)
+        place = np.searchsorted(ids, one.image_id)
+        alone = np.bincount(place, np.where(shared, 0, one.score), len(ids))
+        weakest = np.minimum(weakest, alone)
+        agreed |= np.bincount(place, shared, len(ids)) > 0
+    # by three keys, the last one first in rank
+    order = np.lexsort((ids, ~agreed, -weakest.round(2)))
+    return [int(image_id) for image_id in ids[order[:count]]]
 
 
 def _picture_row(picture: Picture, classes: Sequence[str]) -> dict[str, Any]:
-    cells = [{"title": "Unlabeled image", "note": "", "uri": picture_uri(_resized(picture.image))}]
+    cells = [{"title": "Unlabeled image", "uri": picture_uri(_resized(picture.image))}]
     for cell in picture.cells:
         uri = picture_uri(_drawn(picture.image, cell, classes))
-        cells.append({"title": cell.title, "note": cell.note, "uri": uri})
+        cells.append({"title": cell.title, "uri": uri})
     # more than five side by side would be too small to read
     columns = len(cells) if len(cells) <= 5 else -(-len(cells) // 2)
     return {"caption": picture.caption, "cells": cells, "columns": columns}

@@ -23,7 +23,6 @@ class TeacherInfo:
     adapter: str
     classes: tuple[str, ...]
     digest: str
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +62,20 @@ class ScoreHistogram:
         teacher: Its name.
         edges: (B + 1,) bin edges in [0, 1].
         counts: (B,) detections a bin.
-        thresholds: Class name to the score from which boxes are kept; one
-            entry of any name for a global threshold.
     """
 
     teacher: str
     edges: tuple[float, ...]
     counts: tuple[int, ...]
-    thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPoint:
-    """One epoch: mean loss, learning rate at its end, and AP in percent if it was measured."""
+    """One epoch: mean loss, and learning rate at its end."""
 
     epoch: int
     loss: float
     lr: float
-    ap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +85,6 @@ class Cell:
     title: str
     detections: Detections
     ignored: Detections | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ def pseudo_labels(counts: Mapping[str, Mapping[str, int]], colors: Mapping[str, 
 
 @as_svg
 def score_histograms(histograms: Sequence[ScoreHistogram]) -> Figure | None:
-    """Scores by teacher; what the thresholds keep is coloured."""
+    """Scores of all boxes by teacher: thresholds act on fused scores, not on these."""
     shown = [histogram for histogram in histograms if any(histogram.counts)]
     if not shown:
         return None
@@ -204,19 +204,8 @@ def score_histograms(histograms: Sequence[ScoreHistogram]) -> Figure | None:
 
 
 def _histogram(axes: Axes, histogram: ScoreHistogram) -> None:
-    edges, counts = np.array(histogram.edges), np.array(histogram.counts)
-    limits = sorted(set(histogram.thresholds.values()))
-    middle = (edges[:-1] + edges[1:]) / 2
-    kept = middle >= limits[0] if limits else np.ones(len(counts), bool)
-    axes.bar(
-        edges[:-1],
-        counts,
-        np.diff(edges),
-        align="edge",
-        color=np.where(kept, KEPT, "#d5dae1"),
-        lw=0.4,
-        ec="w",
-    )
+    edges = np.array(histogram.edges)
+    axes.bar(edges[:-1], histogram.counts, np.diff(edges), align="edge", color=KEPT, lw=0.4, ec="w")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -225,29 +214,20 @@ def _histogram(axes: Axes, histogram: ScoreHistogram) -> None:
     axes.set_xlabel("score")
     axes.set_ylabel("detections (log)")
     axes.grid(axis="y")
-    if len(limits) > 1:
-        axes.axvspan(limits[0], limits[-1], color=ACCENT, alpha=0.12, lw=0)
-    for limit in limits if len(limits) <= 12 else ():
-        axes.axvline(limit, color=ACCENT, lw=1.4 if len(limits) == 1 else 0.7)
-    if limits:
-        span = f"{limits[0]:.2f}" if len(limits) == 1 else f"{limits[0]:.2f} to {limits[-1]:.2f}"
-        axes.set_title(f"kept from {span}", loc="right", color=ACCENT, weight="normal", size=9)
 
 
 @as_svg
 def training(points: Sequence[TrainingPoint]) -> Figure | None:
-    """Loss, measured AP (if any) and learning rate over the epochs."""
+    """Loss and learning rate over the epochs."""
     if not points:
         return None
-    measured = [point for point in points if point.ap is not None]
-    panels: list[tuple[str, list[int], list[float], str]] = [
-        ("loss", [p.epoch for p in points], [p.loss for p in points], ACCENT),
-    ]
-    if measured:
-        panels.append(("AP (%)", [p.epoch for p in measured], [p.ap or 0.0 for p in measured], "#3fa796"))
-    panels.append(("learning rate", [p.epoch for p in points], [p.lr for p in points], "#e8a33d"))
+    epochs = [point.epoch for point in points]
+    panels = (
+        ("loss", [point.loss for point in points], ACCENT),
+        ("learning rate", [point.lr for point in points], "#e8a33d"),
+    )
     figure = Figure(figsize=(11, 2.5), layout="constrained")
-    for axes, (title, epochs, values, color) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, (title, values, color) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         axes.plot(epochs, values, color=color, lw=2, marker="o" if len(epochs) < 40 else None, ms=3)
         axes.set_title(title)
         axes.set_xlabel("epoch")

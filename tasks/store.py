@@ -3,15 +3,19 @@
 An artifact is a folder ``<root>/<kind>/<key>/`` whose ``manifest.json`` is
 written last. Writers fill a staging folder beside it and rename it into place,
 so a killed process leaves at most a staging folder, which the next writer of
-that key removes. Keys are digests of everything that decided the content.
+that key removes. Whoever writes holds a lock, which the kernel gives back
+however he ends: process ids say nothing between containers and machines. Keys
+are digests of everything that decided the content.
 """
 
 from __future__ import annotations
 
 import datetime
 import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,9 +24,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
 
 from composition.errors import UserError
 from model_zoo.bundle import canonical_json, sha256_of
+
+log = logging.getLogger("detcompose")
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -122,12 +131,11 @@ class Store:
             UserError: The disk is full.
         """
         final = self.root / kind / key
-        # the process id keeps two writers of one key apart; the later one to finish yields
-        staging = final.with_name(f".{key}.{os.getpid()}.partial")
+        # two writers of one key have a folder each; the later one to finish yields
         with disk_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             self._sweep(final)
-            staging.mkdir()
+            staging, held = _staging(final)
         draft = Draft(staging, final)
         try:
             with disk_errors(final):
@@ -136,6 +144,7 @@ class Store:
                 _rename(staging, final)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            os.close(held)
 
     @staticmethod
     def _seal(draft: Draft, kind: str, key: str, inputs: Mapping[str, str]) -> None:
@@ -162,25 +171,48 @@ class Store:
     def _sweep(final: Path) -> None:
         """Removes what killed writers of this key left behind."""
         for leftover in final.parent.glob(f".{final.name}.*.partial"):
-            pid = int(leftover.name.split(".")[-2])
-            if pid == os.getpid() or not _alive(pid):
+            held = _lock(leftover)
+            if held is not None:
                 shutil.rmtree(leftover, ignore_errors=True)
+                os.close(held)
 
-    def work_folder(self, kind: str, key: str) -> Path:
-        """A folder for unfinished work on a key (checkpoints); kept until `forget_work`."""
+    @contextmanager
+    def working(self, kind: str, key: str) -> Iterator[Path]:
+        """A folder for unfinished work on a key (checkpoints), for one process or thread at a time.
+
+        Whoever comes second waits, and had better look for the artifact then.
+        The folder is kept for the next attempt, until the artifact exists.
+
+        Args:
+            kind: Kind of the artifact that is to be.
+            key: Its digest.
+
+        Raises:
+            UserError: The folder cannot be made.
+        """
         folder = self.root / "work" / f"{kind}-{key}"
+        lock = FileLock(folder.with_suffix(".lock"))
         with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def forget_work(self, kind: str, key: str) -> None:
-        """Removes the unfinished work on a key, once its artifact exists."""
-        shutil.rmtree(self.root / "work" / f"{kind}-{key}", ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                log.info("waiting: another run works on %s %s", kind, key[:12])
+                lock.acquire()
+        try:
+            with disk_errors(folder):
+                folder.mkdir(exist_ok=True)
+            yield folder
+            if self.find(kind, key):
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)  # who waits for it finds the artifact
+        finally:
+            lock.release()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a file so that it is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -223,11 +255,26 @@ def _rename(staging: Path, final: Path) -> None:
             staging.rename(final)
 
 
-def _alive(pid: int) -> bool:
+def _staging(final: Path) -> tuple[Path, int]:
+    """A new folder beside an artifact's, and the descriptor that holds its lock."""
+    while True:
+        staging = final.with_name(f".{final.name}.{uuid4().hex}.partial")
+        staging.mkdir()
+        held = _lock(staging)
+        # between the two lines somebody may have taken it for a leftover
+        if held is not None and staging.is_dir():
+            return staging, held
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock of a folder; None where somebody else does, or it is gone."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

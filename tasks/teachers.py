@@ -59,6 +59,11 @@ class Teacher:
         return self.manifest.digest
 
     @property
+    def is_service(self) -> bool:
+        """Whether it is asked over the network, where every look costs a request."""
+        return self.manifest.adapter == "http"
+
+    @property
     def way_of_looking(self) -> Any:
         """What decides its detections: its digest, and any classes for which it looks in the mirror."""
         return [self.digest, list(self.mirrored)] if self.mirrored else self.digest

@@ -8,6 +8,7 @@ up parallel steps. The default is a SQLite file below the home folder; with
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from composition.errors import UserError
 from composition.label_space import LabelSpace
 from composition.label_space import digest as label_space_digest
 from tasks.home import Home
+from tasks.store import disk_errors
 
 COMPOSITION_TAG = "detcompose.composition"
 STEP_TAG = "detcompose.step"
@@ -34,6 +36,9 @@ REVIEW_TAG = "detcompose.review"
 DETECTOR_TAG = "detcompose.detector"
 _PARAM_LIMIT = 6000
 _BATCH_LIMIT = 100
+_NAME_LIMIT = 250
+_REFUSED = re.compile(r"[^\w.\- :/]|(?<=/)/|/$")
+"""What MLflow takes in no name: other characters, and slashes that part nothing."""
 
 T = TypeVar("T")
 
@@ -46,14 +51,16 @@ def client(home: Home) -> MlflowClient:
     """
     uri = home.tracking_uri
     if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     try:
         connected = MlflowClient(tracking_uri=uri, registry_uri=home.registry_uri)
         connected.search_experiments(max_results=1)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"MLflow at {uri} does not answer: {reason}",
+            _without_password(f"MLflow at {uri} does not answer: {reason}"),
             "Start the server, or unset MLFLOW_TRACKING_URI to use a local SQLite file.",
         ) from error
     return connected
@@ -94,13 +101,14 @@ class Run:
         change, and one that decides something would have made another run.
         """
         known = self.client.get_run(self.run_id).data.params
-        flat = {name: str(value)[:_PARAM_LIMIT] for name, value in _flatten(values) if name not in known}
-        self.client.log_batch(self.run_id, params=[Param(name, value) for name, value in flat.items()])
+        flat = {_accepted(name): str(value)[:_PARAM_LIMIT] for name, value in _flatten(values)}
+        new = [Param(name, value) for name, value in flat.items() if name not in known]
+        self.client.log_batch(self.run_id, params=new)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Logs numbers at a step."""
         now = int(time.time() * 1000)
-        entries = [Metric(name, float(value), now, step) for name, value in values.items()]
+        entries = [Metric(_accepted(name), float(value), now, step) for name, value in values.items()]
         for start in range(0, len(entries), _BATCH_LIMIT):
             self.client.log_batch(self.run_id, metrics=entries[start : start + _BATCH_LIMIT])
 
@@ -263,6 +271,16 @@ def _open(connection: MlflowClient, experiment_id: str, name: str, tags: Mapping
         raise
     finally:
         connection.set_terminated(run_id, RunStatus.to_string(status))
+
+
+def _accepted(name: str) -> str:
+    """A name as MLflow takes it: classes and detectors are called by people."""
+    return _REFUSED.sub("_", name)[:_NAME_LIMIT]
+
+
+def _without_password(text: str) -> str:
+    """A text in which no address holds a login: it goes to logs, and into states that everybody reads."""
+    return re.sub(r"://[^/@\s]+@", "://", text)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

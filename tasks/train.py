@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tasks.teachers import Teacher
 
 BUNDLE = "bundle"
 HISTORY_FILE = "history.json"
+LOSSES_FILE = "losses.f64"
+_LOSS = struct.Struct("<d")
 
 
 def warm_start_teacher(home: Home, settings: StudentSettings, base: Path | None = None) -> Teacher | None:
@@ -76,6 +79,8 @@ def train_student(
 ) -> Artifact:
     """Trains a detector, going on from the last checkpoint of a killed run.
 
+    Two runs that want the same student train it once: the later one waits.
+
     Args:
         store: Where the student goes.
         key: Its digest, see `student_key`.
@@ -96,8 +101,41 @@ def train_student(
     found = store.find("students", key)
     if found:
         return found
-    work = store.work_folder("students", key)
-    history = _History(work / HISTORY_FILE)
+    with store.working("students", key) as work:
+        # where another run was at it, it may be done by now
+        return store.find("students", key) or _train(
+            store,
+            work,
+            key,
+            inputs,
+            on_progress,
+            settings=settings,
+            name=name,
+            vocabulary=vocabulary,
+            annotations=annotations,
+            image_root=image_root,
+            warm_start_bundle=start.folder if start else None,
+            seed=seed,
+            provenance=provenance,
+        )
+
+
+train_task = step(train_student, "train student", run_name="train {name}")
+
+
+def _train(
+    store: Store,
+    work: Path,
+    key: str,
+    inputs: Mapping[str, str],
+    on_progress: Callable[[TrainingProgress], None] | None,
+    *,
+    settings: StudentSettings,
+    name: str,
+    **how: Any,
+) -> Artifact:
+    """Trains in a work folder; ``how`` is what else `model_zoo.training.train` has to know."""
+    history = _History(work)
     with Tracker(f"training {name} ({settings.architecture})", settings.epochs) as tracker:
 
         def report(progress: TrainingProgress) -> None:
@@ -110,53 +148,55 @@ def train_student(
         with reserve_devices(settings.processes) as devices, store.write("students", key, inputs) as draft:
             manifest = train(
                 settings=settings,
-                vocabulary=vocabulary,
-                annotations=annotations,
-                image_root=image_root,
+                name=name,
                 work_dir=work / "run",
                 output=draft.folder / BUNDLE,
-                name=name,
-                seed=seed,
                 devices=devices,
-                warm_start_bundle=start.folder if start else None,
-                provenance=provenance,
                 on_progress=report,
+                **how,
             )
             draft.file(HISTORY_FILE).write_text(json.dumps(history.epochs, indent=2) + "\n")
             draft.counts = {
-                "classes": len(vocabulary),
+                "classes": len(manifest.vocabulary),
                 "bytes": sum(entry.bytes for entry in manifest.files.values()),
             }
-    store.forget_work("students", key)
     return draft.artifact
 
 
-train_task = step(train_student, "train student", run_name="train {name}")
-
-
 class _History:
-    """Mean loss and learning rate per epoch, kept across kills beside the checkpoints."""
+    """Mean loss and learning rate per epoch, kept across kills beside the checkpoints.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._losses: list[float] = []
-        self.epochs: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
+    Args:
+        work: The work folder. The loss of every step is kept there as well: a
+            training may go on in the middle of an epoch.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self._path, self._losses = work / HISTORY_FILE, work / LOSSES_FILE
+        self._losses.touch()
+        self.epochs: list[dict[str, float]] = (
+            json.loads(self._path.read_text()) if self._path.exists() else []
+        )
 
     def add(self, progress: TrainingProgress) -> None:
-        if progress.step == 1:
-            self._losses = []
-        self._losses.append(progress.loss)
-        if progress.step == progress.steps:
-            # an epoch that is repeated after a kill replaces its first account
-            self.epochs = self.epochs[: progress.epoch - 1]
-            self.epochs.append(
-                {
-                    "epoch": progress.epoch,
-                    "loss": sum(self._losses) / len(self._losses),
-                    "learning_rate": progress.learning_rate,
-                }
-            )
-            write_atomic(self._path, json.dumps(self.epochs).encode())
+        first = (progress.epoch - 1) * progress.steps
+        with self._losses.open("r+b") as file:
+            # steps that are repeated after a kill come to lie where they were
+            file.seek(_LOSS.size * (first + progress.step - 1))
+            file.write(_LOSS.pack(progress.loss))
+            if progress.step < progress.steps:
+                return
+            file.seek(_LOSS.size * first)
+            losses = [loss for (loss,) in _LOSS.iter_unpack(file.read(_LOSS.size * progress.steps))]
+        self.epochs = self.epochs[: progress.epoch - 1]
+        self.epochs.append(
+            {
+                "epoch": progress.epoch,
+                "loss": sum(losses) / len(losses),
+                "learning_rate": progress.learning_rate,
+            }
+        )
+        write_atomic(self._path, json.dumps(self.epochs).encode())
 
 
 def load_history(student: Artifact) -> list[dict[str, float]]:

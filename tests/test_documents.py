@@ -189,3 +189,10 @@ def test_the_demo_can_be_planned(scenes: Path, tmp_path: Path) -> None:  # noqa:
     plan = json.loads(shell([*DETCOMPOSE, "compose", "recipe.yaml", "--dry-run", "--json"], tmp_path))
     assert plan["images"]["count"] == 24
     assert len(plan["label_space"]["classes"]) == 10
+
+
+def test_cleaning_up_leaves_what_cannot_be_made_again() -> None:
+    """Teachers, students and the registry are in the home folder."""
+    done = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "demo/output" in done.stdout
+    assert ".detcompose" not in done.stdout

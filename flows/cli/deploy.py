@@ -40,10 +40,21 @@ def deploy(
             "there is no Prefect server to register deployments on",
             "Start one with `detcompose up`, or set PREFECT_API_URL.",
         )
-    again = [recomposition(load_recipe(path), cron) for path in recompose or []]
+    again = [recomposition(load_recipe(path), _checked(cron)) for path in recompose or []]
     names = register(working_dir=working_dir, deployments=(*DEPLOYMENTS, *again))
     if as_json:
         print_json({"deployments": names})
     else:
         for name in names:
             typer.echo(f"registered {name}")
+
+
+def _checked(cron: str) -> str:
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        return CronSchedule(cron=cron).cron
+    except ValueError:
+        raise UserError(
+            f"--cron {cron!r} is no time", "Write minute, hour, day, month and weekday: '0 3 * * *'."
+        ) from None

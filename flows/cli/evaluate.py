@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    detectors: Annotated[list[str], typer.Argument(help="Names or bundle paths of detectors.")],
+    detectors: Annotated[
+        list[str], typer.Argument(help="Names of detectors or of finished compositions, or paths of bundles.")
+    ],
     images: Annotated[Path, typer.Option(help="COCO file with labels, or a YOLO or VOC data set.")],
     root: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
@@ -33,7 +35,7 @@ def evaluate(
     from tasks.comparison import Row
 
     home = Home.default()
-    found = [teachers.find(home, name) for name in detectors]
+    found = [teachers.find_student(home, name) for name in detectors]
     dataset = evaluation.load_dataset(images, root, limit)
     rows = [
         Row(one.name, "detector", "own", evaluation.examine_detector(home.store, one, dataset))

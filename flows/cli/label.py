@@ -12,19 +12,8 @@ from flows.cli.compose import input_rows, print_sight
 from flows.cli.output import JsonOption, console, print_json, print_table, show_log
 from flows.environment import make_home
 from flows.services.temporary import start_temporary_server
+from tasks.export_form import Form
 from tasks.home import Home
-
-
-class Form(StrEnum):
-    """Formats of `tasks.formats`, repeated so that ``--help`` need not import them; a test compares."""
-
-    COCO = "coco"
-    YOLO = "yolo"
-    YOLO_SCORES = "yolo-scores"
-    VOC = "voc"
-    PARQUET = "parquet"
-    CVAT = "cvat"
-    LABEL_STUDIO = "label-studio"
 
 
 class Images(StrEnum):

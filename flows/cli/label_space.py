@@ -60,6 +60,7 @@ def propose(
     teachers do, and suggestions with their evidence stand in the file as comments.
     """
     from composition import label_space as spaces
+    from flows.plan import vocabularies
 
     if images is None and (contact_sheet or limit or accept is not Accept.NONE):
         raise UserError(
@@ -67,8 +68,7 @@ def propose(
             "Give --images FOLDER_OR_FILE.",
         )
     found = _find(teachers)
-    vocabularies = {teacher.name: teacher.manifest.vocabulary for teacher in found}
-    space = spaces.build(vocabularies, _split([classes]) if classes else None, {})
+    space = spaces.build(vocabularies(found), _split([classes]) if classes else None, {})
     if images is None:
         _write(out, spaces.dump_yaml(space), spaces.to_json(space), as_json)
         return
@@ -126,11 +126,11 @@ def _proposal(
 
 def _write(out: Path | None, text: str, document: dict[str, Any], as_json: bool) -> None:
     if out is not None:
-        from tasks.store import disk_errors
+        from tasks.store import disk_errors, write_atomic
 
         with disk_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(text)
+            write_atomic(out, text.encode())
     if as_json:
         print_json(document)
     elif out is None:

@@ -13,7 +13,9 @@ from tasks.home import Home
 
 
 def predict(
-    detector: Annotated[str, typer.Argument(help="Name or bundle path of a detector.")],
+    detector: Annotated[
+        str, typer.Argument(help="Name of a detector or of a finished composition, or a bundle's path.")
+    ],
     images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
     out: Annotated[Path | None, typer.Option(help="Folder for pictures with the boxes drawn in.")] = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score shown.")] = 0.3,

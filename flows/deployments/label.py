@@ -11,14 +11,13 @@ from pydantic import Field
 from flows.deployments.forms import ComposeForm, to_recipe
 from flows.deployments.run import explained, run_name
 from flows.label import label as label_flow
-
-Form = Literal["coco", "yolo", "yolo-scores", "voc", "parquet", "cvat", "label-studio"]
+from tasks.export_form import Form
 
 
 @flow(name="label", flow_run_name=run_name, persist_result=False)
 def label(
     recipe: ComposeForm,
-    form: Form = "coco",
+    form: Form = Form.COCO,
     to: str = "",
     images: Literal["link", "copy", "none"] = "link",
     detections: bool = False,
@@ -36,4 +35,4 @@ def label(
     """
     with explained():
         target = Path(to).absolute() if to else None
-        return label_flow.fn(to_recipe(recipe), limit or None, form, target, images, detections)
+        return label_flow.fn(to_recipe(recipe), limit or None, form.value, target, images, detections)

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from composition.errors import UserError
+from tasks.export_form import Form
 from tasks.formats import coco, cvat, label_studio, parquet, voc, yolo
 from tasks.formats.labelled import LabelledImage, LabelledSet
 from tasks.step import step
@@ -45,16 +46,16 @@ class Exporter:
     one_file_an_image: bool = False
 
 
-EXPORTERS: dict[str, Exporter] = {
-    "coco": Exporter(coco.write, "images"),
-    "yolo": Exporter(yolo.write, "images/train", scores=False, ignore=False, one_file_an_image=True),
-    "yolo-scores": Exporter(
+EXPORTERS: dict[Form, Exporter] = {
+    Form.COCO: Exporter(coco.write, "images"),
+    Form.YOLO: Exporter(yolo.write, "images/train", scores=False, ignore=False, one_file_an_image=True),
+    Form.YOLO_SCORES: Exporter(
         partial(yolo.write, scores=True), "images/train", ignore=False, one_file_an_image=True
     ),
-    "voc": Exporter(voc.write, "JPEGImages", scores=False, one_file_an_image=True),
-    "parquet": Exporter(parquet.write, None),
-    "cvat": Exporter(cvat.write, "images"),
-    "label-studio": Exporter(label_studio.write, "images"),
+    Form.VOC: Exporter(voc.write, "JPEGImages", scores=False, one_file_an_image=True),
+    Form.PARQUET: Exporter(parquet.write, None),
+    Form.CVAT: Exporter(cvat.write, "images"),
+    Form.LABEL_STUDIO: Exporter(label_studio.write, "images"),
 }
 
 
@@ -80,7 +81,7 @@ def export(labelled: LabelledSet, form: str, folder: Path, images: ImageMode = "
 
     Args:
         labelled: What to write.
-        form: One of `EXPORTERS`.
+        form: A `tasks.export_form.Form`.
         folder: Where to; replaced if an earlier export made it.
         images: ``link`` puts symbolic links into the folder, ``copy`` the files themselves, ``none`` neither.
 
@@ -111,9 +112,9 @@ def exporter_of(form: str) -> Exporter:
     Raises:
         UserError: There is none of that name.
     """
-    if form not in EXPORTERS:
-        raise UserError(f"there is no format {form!r}", f"Choose one of: {', '.join(EXPORTERS)}.")
-    return EXPORTERS[form]
+    if form not in list(Form):
+        raise UserError(f"there is no format {form!r}", f"Choose one of: {', '.join(Form)}.")
+    return EXPORTERS[Form(form)]
 
 
 def check_target(folder: Path) -> None:
@@ -132,12 +133,21 @@ def check_target(folder: Path) -> None:
 
 
 def place_image(source: Path, target: Path, mode: ImageMode) -> None:
-    """Puts an image file, or a link to it, where a format wants it."""
+    """Puts an image file, or a link to it, where a format wants it.
+
+    Raises:
+        UserError: There is no such file to copy.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     if mode == "link":
         target.symlink_to(source.absolute())
-    else:
+        return
+    try:
         shutil.copyfile(source, target)
+    except FileNotFoundError:
+        raise UserError(
+            f"{source} is gone since it was labelled", "Put it back, or export with --images none."
+        ) from None
 
 
 @contextmanager

@@ -251,6 +251,10 @@ def test_doctor_finds_everything(run: Run) -> None:
         (("train", "--name", "x", "--images", "x.json", "--part", "3/2"), "is not a part"),
         (("train", "--name", "x", "--images", "x.json"), "x.json does not exist"),
         (("train", "--name", "x", "--images", "x.json", "--norm", "frozen"), "--norm: without a warm start"),
+        (
+            ("deploy", "--recompose", str(TEACHERS.parent / "recipe.yaml"), "--cron", "never"),
+            "--cron 'never' is no time",
+        ),
     ],
 )
 @pytest.mark.usefixtures("prefect_server")

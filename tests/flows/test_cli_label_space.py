@@ -15,6 +15,7 @@ from composition.label_space import Entry, parse_yaml
 from flows.cli.label_space import LEGEND, app
 from tasks import teachers
 from tasks.home import Home
+from tests.flows.conftest import TEACHERS
 
 HIDDEN = [f"class_{number}" for number in range(20)]
 
@@ -84,6 +85,13 @@ def test_evidence_needs_images_and_two_teachers(two_teachers: str, data_dir: Pat
     result = runner.invoke(app, ["propose", "-t", "yolox", "--images", images, "--limit", "1"])
     assert isinstance(result.exception, UserError)
     assert "two teachers" in str(result.exception)
+
+
+def test_a_teacher_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETCOMPOSE_HOME", str(tmp_path))
+    twice = f"{TEACHERS / 'digits-low'},{TEACHERS / 'digits-low'}"
+    with pytest.raises(UserError, match="two of them are called 'digits-low'"):
+        CliRunner().invoke(app, ["propose", "--teachers", twice], catch_exceptions=False)
 
 
 def test_check_shows_who_sees_what(two_teachers: str, data_dir: Path, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import struct
 import zlib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -99,6 +101,11 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
     assert plan.finished(Home(home))
     assert {item.path for item in client.list_artifacts(record["run_id"])} == {"student", "report"}
 
+    # what the report says to run is there, and is this composition
+    kept_recipe = Path(record["report"]).with_name("recipe.yaml")
+    assert f"detcompose compose {kept_recipe}" in page
+    assert make_plan(load_recipe(kept_recipe), Home(home)).record_key == plan.record_key
+
     # nothing has changed: no work, no new run, no new version
     again = compose(recipe)
     assert again["unchanged"]
@@ -115,6 +122,32 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
     after = _stamps(home)
     assert {path: after[path] for path in stamps} == stamps
     assert len(client.search_model_versions("name = 'students.digits'")) == 2
+
+    # a composition whose report the tracking server did not take is not finished
+    shutil.rmtree(home / "store" / "compositions")
+    kept = Path(urlsplit(run.info.artifact_uri).path) / "report"
+    shutil.rmtree(kept)
+    kept.write_text("in the way")
+    with pytest.raises(OSError, match="report"):
+        compose(recipe)
+    assert not plan.finished(Home(home))
+    kept.unlink()
+    assert "unchanged" not in compose(recipe)
+    assert (kept / "report.html").is_file()
+    assert plan.finished(Home(home))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("DETCOMPOSE_RUNNER", "spark"), ("DETCOMPOSE_WORKERS", "many"), ("DETCOMPOSE_DEVICE", "cuda:9")],
+)
+def test_a_wrong_environment_is_found_before_any_work(
+    home: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"{variable} is '{value}'"):
+        compose.fn(load_recipe(recipe_file))
+    assert not home.exists()
 
 
 def _stamps(home: Path) -> dict[Path, int]:
@@ -163,14 +196,34 @@ def test_the_digest_ignores_names_places_and_batches(home: Path, scenes: Path, t
             "student.warm_start: there is no teacher 'nobody'",
         ),
         ({"baselines": [{"name": "b", "bundle": "nobody"}]}, "there is no teacher 'nobody'"),
+        (
+            {"evaluate": [{"annotations": "SCENES/evaluation/scenes.json", "root": "/proc/self/task"}]},
+            "scenes.json: not one of its 8 images is in /proc/self/task, for example scene-0001.jpg",
+        ),
+        (
+            {"evaluate": [{"annotations": "SCENES/letters.json", "root": "SCENES/evaluation"}]},
+            "the label space and SCENES/letters.json have no class in common",
+        ),
+        (
+            {"calibrate": {"annotations": "SCENES/letters.json", "root": "SCENES/evaluation"}},
+            "the label space and SCENES/letters.json have no class in common",
+        ),
     ],
 )
 def test_mistakes_are_found_before_any_work(
-    home: Path, scenes: Path, changes: dict[str, object], message: str
+    home: Path, scenes: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
+    letters = read(scenes / "evaluation" / "scenes.json")
+    for category in letters["categories"]:
+        category["name"] = f"letter {category['name']}"
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    (folder / "letters.json").write_text(json.dumps(letters))
+    (folder / "evaluation").symlink_to(scenes / "evaluation")
+    text = json.dumps(changes).replace("SCENES", str(folder))
     with pytest.raises(UserError) as caught:
-        _plan(scenes, home, **changes)
-    assert message in str(caught.value)
+        _plan(scenes, home, **json.loads(text))
+    assert message.replace("SCENES", str(folder)) in str(caught.value)
     assert not home.exists()
 
 

@@ -113,11 +113,19 @@ def test_a_teacher_is_tuned_on_a_nested_part_of_labels_alone(home: Path, scenes:
         ({"classes": ["eleven"]}, "no class 'eleven'"),
         ({"settings": FinetuneSettings(image_size=100)}, "image_size"),
         ({"name": "No Name"}, "cannot be a detector's name"),
+        ({"evaluate": True}, r"detector digits-low and .*letters\.json have no class in common"),
     ],
 )
 def test_what_is_wrong_is_said_before_training(
-    home: Path, scenes: Path, changes: dict[str, object], problem: str
+    home: Path, scenes: Path, tmp_path: Path, changes: dict[str, object], problem: str
 ) -> None:
+    if "evaluate" in changes:
+        letters = read(scenes / "evaluation" / "scenes.json")
+        for category in letters["categories"]:
+            category["name"] = f"letter {category['name']}"
+        (tmp_path / "letters.json").write_text(json.dumps(letters))
+        entry = EvaluationSettings(annotations=tmp_path / "letters.json", root=scenes / "evaluation")
+        changes = {"evaluate": [entry]}
     arguments = {
         "name": "tuned",
         "student": str(TEACHERS / "digits-low"),

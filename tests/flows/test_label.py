@@ -8,12 +8,11 @@ import pytest
 from pycocotools.coco import COCO
 
 from composition.errors import UserError
-from flows.cli.label import Form, Images
+from flows.cli.label import Images
 from flows.compose import compose
 from flows.label import label
 from flows.plan import make_label_plan
 from flows.recipe import load_recipe
-from tasks.formats import EXPORTERS
 from tasks.home import Home
 from tests.flows.conftest import read
 
@@ -93,6 +92,5 @@ def test_mistakes_are_found_before_any_work(home: Path, recipe_file: Path, tmp_p
     assert not home.exists()
 
 
-def test_the_command_line_knows_every_format() -> None:
-    assert [form.value for form in Form] == list(EXPORTERS)
+def test_the_command_line_knows_what_becomes_of_images() -> None:
     assert [one.value for one in Images] == ["link", "copy", "none"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,14 @@ def test_a_pool_that_is_labelled_is_shown_from_the_store(home: Path, recipe_file
     planned = estimate_labels(Home.default(), make_label_plan(recipe, Home.default()))
     assert planned["missing"] == {"digits-low": 24, "digits-high": 24}
     assert planned["inference_seconds"] > 0
+    plan = make_label_plan(recipe, Home.default())
+    asked = tuple(
+        replace(teacher, manifest=teacher.manifest.model_copy(update={"adapter": "http"}))
+        for teacher in plan.teachers
+    )
+    # every image is looked at twice; services are not timed, for it would cost requests
+    remote = estimate_labels(Home.default(), replace(plan, teachers=asked))
+    assert remote["text"]["inference"] == "48 requests of digits-low and 48 requests of digits-high"
     assert not (home / "store").exists(), "a plan runs nothing"
     everything = preview(recipe, Home.default(), 24)
     assert estimate_labels(Home.default(), make_label_plan(recipe, Home.default()))["inference_seconds"] == 0

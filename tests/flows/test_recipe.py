@@ -63,6 +63,14 @@ def test_variables_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("keep: 0.3", "keep: 0.3\n  ignore: 0.4", 5, "filter: 'ignore' is 0.4, above 'keep'"),
         ("keep: 0.3", "per_class: {car: 1.5}", 5, "the threshold of 'car' is 1.5, not in [0, 1]"),
         ("keep: 0.3", "per_class: {car: {keep: 0.3, ignore: 0.4}}", 5, "'ignore' of 'car' is above"),
+        ("keep: 0.3", "per_class: {car: high}", 6, "filter.per_class.car: Input should be a valid number"),
+        ("keep: 0.3", "per_class: {car: {}}", 6, "'filter.per_class.car.keep' is missing"),
+        (
+            "student:",
+            "label_space: {overrides: {one: {cat: {narower: 3}}}}\nstudent:",
+            7,
+            "label_space.overrides.one.cat.narower: Input should be a valid string",
+        ),
         (
             "student:",
             "fuse: {method: mean}\nstudent:",
@@ -110,6 +118,19 @@ def test_a_misspelt_key_gets_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_recipe(_recipe(tmp_path, GOOD.replace("architecture", "architekture")))
     assert caught.value.way_out == "Did you mean 'architecture'?"
+
+
+def test_a_misspelt_key_of_a_class_gets_a_suggestion(tmp_path: Path) -> None:
+    """A value may be of several kinds: the one that was meant says what is wrong with it."""
+    with pytest.raises(UserError) as caught:
+        load_recipe(_recipe(tmp_path, GOOD.replace("keep: 0.3", "per_class: {car: {keeep: 0.3}}")))
+    assert caught.value.problem.endswith(":6: unknown key 'filter.per_class.car.keeep'")
+    assert caught.value.way_out == "Did you mean 'keep'?"
+
+
+def test_a_path_of_a_teacher_may_begin_at_the_user_s_folder(tmp_path: Path) -> None:
+    recipe = load_recipe(_recipe(tmp_path, GOOD.replace("./bundles/two", "~/two")))
+    assert recipe.teachers == ["one", str(Path.home() / "two")]
 
 
 def test_a_key_of_an_earlier_version_gets_its_new_name(tmp_path: Path) -> None:

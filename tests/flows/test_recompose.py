@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from composition.errors import UserError
 from flows.plan import make_plan
 from flows.recipe import Recipe
-from flows.recompose import pinned
+from flows.recompose import pinned, start_once
 from tasks.home import Home
 from tasks.registration import register_teacher
 from tasks.teachers import add, find
@@ -74,3 +75,9 @@ def test_the_start_of_the_student_becomes_a_version(full: Home, scenes: Path) ->
     assert exact.student.warm_start == "bundle:models:/teachers.auto-high/1"
     again = make_plan(Recipe.model_validate(exact.model_dump(mode="json")), full)
     assert again.digest == plan.digest
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_deployment_that_there_is_not_is_told() -> None:
+    with pytest.raises(UserError, match="the Prefect server has no deployment 'compose/nowhere'"):
+        start_once("compose/nowhere", {}, "digest")

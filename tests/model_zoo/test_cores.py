@@ -9,6 +9,7 @@ import pytest
 
 from model_zoo import cores
 from model_zoo.cores import VARIABLE, thread_limit, usable_cores
+from model_zoo.training_runner import default_threads
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,7 @@ def test_a_container_has_fewer_than_the_machine(
     if quota is not None:
         (tmp_path / "cpu.max").write_text(quota)
     assert usable_cores() == expected
+    assert default_threads() == max(expected - 1, 1), "training leaves one for the rest"
     assert thread_limit() == (0 if expected == 4 else expected), "runtimes see the affinity themselves"
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from composition import label_space as spaces
+from composition.fusion import Expert
 from demo.scenes import make_scenes
 from model_zoo.profiling import Profile
 from tasks import teachers
@@ -19,6 +22,7 @@ from tasks.benchmark_speed import (
     cost_from_dict,
     load_cost,
     measure_cost,
+    measure_costs,
     time_calls,
     together,
     with_costs,
@@ -59,6 +63,20 @@ def test_a_detector_is_measured_once_a_machine(tmp_path: Path) -> None:
     assert again.file("cost.json").stat().st_mtime_ns == written
     other = measure_cost(home.store, detector, dataset, threads=2, seconds=0.05)
     assert other.digest != first.digest
+
+
+def test_services_are_not_timed(tmp_path: Path) -> None:
+    """Their time is that of another machine, and every look costs a request."""
+    make_scenes(tmp_path / "scenes", images=2, seed=3, part="evaluation")
+    dataset = load_dataset(tmp_path / "scenes" / "scenes.json")
+    home = Home(tmp_path / "home")
+    detector = teachers.find(home, str(LOW))
+    remote = replace(
+        detector, name="remote", manifest=detector.manifest.model_copy(update={"adapter": "http"})
+    )
+    space = spaces.build({one.name: one.manifest.vocabulary for one in (detector, remote)})
+    costs = measure_costs(home.store, dataset, [detector, remote], [], space, Expert())
+    assert list(costs) == ["digits-low"]
 
 
 def cost(parameters: int | None, milliseconds: float) -> Cost:

@@ -13,70 +13,29 @@ from composition import label_space as spaces
 from composition.errors import UserError
 from composition.fusion import Expert, Wbf
 from composition.label_space import LabelSpace
-from demo.scenes import make_scenes
-from tasks import teachers as registry
 from tasks.calibrate import calibrate_fuser, load_fuser, pool_tables
-from tasks.evaluate import Dataset, load_dataset
-from tasks.home import Home
-from tasks.image_index import build_index, list_images, pool_sample
-from tasks.infer import GenerateSettings, run_inference, shard_key
-from tasks.store import Artifact, Store
-from tasks.teachers import Teacher
+from tasks.evaluate import load_dataset
+from tasks.image_index import pool_sample
+from tasks.infer import GenerateSettings, shard_key
+from tasks.store import Artifact
+from tests.tasks.conftest import Digits
 from tests.tasks.pools import make_pool
 
-BUNDLES = Path(__file__).resolve().parents[2] / "demo" / "teachers"
-
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    folder = tmp_path_factory.mktemp("scenes")
-    make_scenes(folder, images=16, seed=3, part="evaluation")
-    return load_dataset(folder / "scenes.json")
+def space(digits: Digits) -> LabelSpace:
+    return spaces.build({teacher.name: teacher.manifest.vocabulary for teacher in digits.teachers})
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def teachers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, ...]:
-    home = Home(tmp_path_factory.mktemp("home"))
-    return tuple(registry.find(home, str(BUNDLES / name)) for name in ("digits-low", "digits-high"))
-
-
-@pytest.fixture(scope="module")
-def space(teachers: tuple[Teacher, ...]) -> LabelSpace:
-    return spaces.build({teacher.name: teacher.manifest.vocabulary for teacher in teachers})
-
-
-@pytest.fixture(scope="module")
-def index(store: Store, scenes: Dataset) -> Artifact:
-    return build_index(store, list_images(scenes.root))
-
-
-@pytest.fixture(scope="module")
-def shards(store: Store, teachers: tuple[Teacher, ...], index: Artifact) -> dict[str, list[Artifact]]:
-    settings = GenerateSettings(shard_size=6)
-    return {teacher.name: run_inference(store, teacher, index, settings) for teacher in teachers}
-
-
-def test_calibration_on_labels(
-    store: Store,
-    teachers: tuple[Teacher, ...],
-    index: Artifact,
-    shards: dict[str, list[Artifact]],
-    space: LabelSpace,
-    scenes: Dataset,
-) -> None:
+def test_calibration_on_labels(digits: Digits, space: LabelSpace) -> None:
     def fit(**changes: Any) -> Artifact:
         arguments = {
-            **{"index": index, "shards": shards, "space": space, "fuser": Expert(0.55)},
-            **{"method": "labels", "dataset": scenes, "images": 12, "floor": 0.05},
+            **{"index": digits.index, "shards": digits.shards, "space": space, "fuser": Expert(0.55)},
+            **{"method": "labels", "dataset": digits.scenes, "images": 12, "floor": 0.05},
             **{"generate": GenerateSettings()},
             **changes,
         }
-        return calibrate_fuser(store, teachers, **arguments)
+        return calibrate_fuser(digits.store, digits.teachers, **arguments)
 
     first = fit()
     fuser = load_fuser(first)
@@ -97,55 +56,47 @@ def test_calibration_on_labels(
     assert load_fuser(fit(fuser=Wbf(0.4), method="none")) == Wbf(0.4)
 
 
-def test_labels_without_a_known_class_are_an_error(
-    store: Store,
-    teachers: tuple[Teacher, ...],
-    index: Artifact,
-    shards: dict[str, list[Artifact]],
-    space: LabelSpace,
-    scenes: Dataset,
-    tmp_path: Path,
-) -> None:
-    document = json.loads(scenes.source.read_text())
+def test_labels_without_a_known_class_are_an_error(digits: Digits, space: LabelSpace, tmp_path: Path) -> None:
+    document = json.loads(digits.scenes.source.read_text())
     for category in document["categories"]:
         category["name"] = f"letter {category['id']}"
     (tmp_path / "letters.json").write_text(json.dumps(document))
-    letters = load_dataset(tmp_path / "letters.json", scenes.root)
+    letters = load_dataset(tmp_path / "letters.json", digits.scenes.root)
     with pytest.raises(UserError, match=r"letters\.json has no class of the label space"):
-        calibrate_fuser(
-            store, teachers, index, shards, space, Expert(), "labels", letters, 16, 0.05, GenerateSettings()
-        )
+        calibrate_fuser(*digits.pool, space, Expert(), "labels", letters, 16, 0.05, GenerateSettings())
 
 
-def test_calibration_without_labels_looks_at_the_pool(
-    store: Store,
-    teachers: tuple[Teacher, ...],
-    index: Artifact,
-    shards: dict[str, list[Artifact]],
-    space: LabelSpace,
-) -> None:
-    made = calibrate_fuser(
-        store, teachers, index, shards, space, Expert(), "label-free", None, 1, 0.05, GenerateSettings()
-    )
+def test_calibration_without_labels_looks_at_the_pool(digits: Digits, space: LabelSpace) -> None:
+    made = calibrate_fuser(*digits.pool, space, Expert(), "label-free", None, 1, 0.05, GenerateSettings())
     fuser = load_fuser(made)
     assert isinstance(fuser, Expert)
     assert fuser.expertise is not None
     assert all(one.silence < 0 for one in fuser.expertise)
     assert made.counts["images"] == 16
-    tables = pool_tables(shards, space, np.array([0, 5, 7]), 0.2)
+    tables = pool_tables(digits.shards, space, np.array([0, 5, 7]), 0.2)
     for table in tables:
         assert set(table.image_id.tolist()) <= {0, 5, 7}
         assert table.score.min() >= np.float32(0.2)
-    fewer = {name: parts[:2] for name, parts in shards.items()}
+    fewer = {name: parts[:2] for name, parts in digits.shards.items()}
     other = calibrate_fuser(
-        store, teachers, index, fewer, space, Expert(), "label-free", None, 1, 0.05, GenerateSettings()
+        digits.store,
+        digits.teachers,
+        digits.index,
+        fewer,
+        space,
+        Expert(),
+        "label-free",
+        None,
+        1,
+        0.05,
+        GenerateSettings(),
     )
     assert other.digest != made.digest
 
 
-def test_the_sample_of_the_pool_is_bounded_and_knows_no_names(store: Store, space: LabelSpace) -> None:
-    index = make_pool(store, space, 300, 300, boxes=1).index
-    renamed = make_pool(store, space, 300, 300, boxes=1, prefix="other").index
+def test_the_sample_of_the_pool_is_bounded_and_knows_no_names(digits: Digits, space: LabelSpace) -> None:
+    index = make_pool(digits.store, space, 300, 300, boxes=1).index
+    renamed = make_pool(digits.store, space, 300, 300, boxes=1, prefix="other").index
     sample = pool_sample(index, 40)
     assert len(set(sample.tolist())) == 40
     assert sample.tolist() == sorted(sample.tolist())
@@ -155,9 +106,9 @@ def test_the_sample_of_the_pool_is_bounded_and_knows_no_names(store: Store, spac
     assert len(pool_sample(index)) == 300
 
 
-def test_a_look_has_its_key_whatever_else_is_looked_at(teachers: tuple[Teacher, ...]) -> None:
+def test_a_look_has_its_key_whatever_else_is_looked_at(digits: Digits) -> None:
     plain = GenerateSettings()
     assert plain.decisive() == {"score_floor": 0.05, "max_detections": 100}
     flipped = plain.model_copy(update={"augment": "flip"})
-    assert shard_key(teachers[0], [], plain) == shard_key(teachers[0], [], flipped)
-    assert shard_key(teachers[0], [], plain) != shard_key(teachers[0], [], plain, "mirror")
+    assert shard_key(digits.teachers[0], [], plain) == shard_key(digits.teachers[0], [], flipped)
+    assert shard_key(digits.teachers[0], [], plain) != shard_key(digits.teachers[0], [], plain, "mirror")

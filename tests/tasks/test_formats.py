@@ -17,6 +17,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from composition.errors import UserError
+from tasks.export_form import Form
 from tasks.formats import EXPORTERS, ExportCounts, LabelledImage, LabelledSet, export
 from tasks.formats.labelled import labelled_image
 
@@ -115,6 +116,13 @@ def test_voc_comes_back_with_ignore_regions(labelled: LabelledSet, tmp_path: Pat
     assert not (out / "JPEGImages" / "b.png").is_symlink()
 
 
+def test_an_image_that_is_gone_cannot_be_copied(labelled: LabelledSet, tmp_path: Path) -> None:
+    (labelled.root / "b.png").unlink()
+    with pytest.raises(UserError, match=r"b\.png is gone since it was labelled"):
+        export(labelled, "coco", tmp_path / "out", "copy")
+    assert not (tmp_path / "out").exists()
+
+
 def test_parquet_comes_back_whole(labelled: LabelledSet, tmp_path: Path) -> None:
     export(labelled, "parquet", tmp_path / "out")
     boxes = pq.read_table(tmp_path / "out" / "labels.parquet")
@@ -166,6 +174,10 @@ def test_cvat_keeps_scores_and_ignore_regions(labelled: LabelledSet, tmp_path: P
 def _corners(value: dict[str, Any]) -> list[float]:
     x, y = value["x"], value["y"]
     return [x, y, x + value["width"], y + value["height"]]
+
+
+def test_every_format_has_an_exporter() -> None:
+    assert list(EXPORTERS) == list(Form)
 
 
 @pytest.mark.parametrize("form", EXPORTERS)

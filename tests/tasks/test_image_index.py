@@ -11,7 +11,14 @@ from PIL import Image
 
 from composition.errors import UserError
 from model_zoo.images import read_rgb
-from tasks.image_index import build_index, content_digest, list_images, load_index, load_quarantine
+from tasks.image_index import (
+    build_index,
+    content_digest,
+    find_index,
+    list_images,
+    load_index,
+    load_quarantine,
+)
 from tasks.store import Store
 
 
@@ -46,6 +53,20 @@ def test_ids_follow_the_sorted_paths_and_survive_a_repair(tmp_path: Path) -> Non
     Image.new("RGB", (4, 4)).save(pool / "a.jpg")
     repaired = build_index(store, list_images(pool))
     assert [(r.image_id, r.path) for r in load_index(repaired)][:2] == [(0, "a.jpg"), (1, "b.png")]
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    """What is made under the digest of a plan is made of the images of that plan."""
+    _png(tmp_path / "pool" / "a.png")
+    store = Store(tmp_path / "store")
+    listing = list_images(tmp_path / "pool")
+    content = content_digest(listing)
+    _png(tmp_path / "pool" / "a.png", width=9)
+    with pytest.raises(UserError, match="have changed while they were read"):
+        build_index(store, listing, content)
+    assert store.find("image-index", content) is None
+    index = build_index(store, listing)
+    assert find_index(store, listing, content_digest(listing)) == index
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -10,17 +11,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from composition import label_space as spaces
 from composition.errors import UserError
 from model_zoo.adapters import onnx
 from tasks import pixels, unanswered
 from tasks.home import Home
 from tasks.image_index import ImageRecord, build_index, list_images, load_index
-from tasks.infer import GenerateSettings, load_all, missing_shards, run_inference, run_shard, run_teachers
+from tasks.infer import (
+    GenerateSettings,
+    load_all,
+    load_images,
+    missing_shards,
+    run_inference,
+    run_shard,
+    run_teachers,
+)
 from tasks.pixels import batches
 from tasks.store import Artifact, Store
 from tasks.teachers import Teacher, add
 from tasks.teams import called, forget_detectors, teams
 from tests.model_zoo.adapters.networks import yolov8
+from tests.tasks.pools import make_pool
 
 IMAGES = 23
 SETTINGS = GenerateSettings(shard_size=10, score_floor=0.01)
@@ -228,3 +239,19 @@ def test_teams_hold_what_fits_into_memory_together(teachers: list[Teacher]) -> N
     assert list(teams([])) == []
     assert called([one, two, three]) == "one, two, three"
     assert called([one, two, three, one]) == "one, two and 2 more"
+
+
+def test_some_images_of_a_pool_are_read_shard_by_shard(store: Store) -> None:
+    """What is held at once is one shard, however many there are."""
+    space = spaces.build({"one": ("ant", "bee")})
+    parts = make_pool(store, space, images=40, shard_size=4, boxes=2000).shards["one"]
+    wanted = np.array([3, 17, 39])
+    tracemalloc.start()
+    found = load_images(parts, wanted)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    everything = load_all(parts)
+    expected = everything[np.isin(everything.image_id, wanted)]
+    for name in ("image_id", "boxes", "score", "class_id"):
+        assert (getattr(found, name) == getattr(expected, name)).all()
+    assert most < everything.boxes.nbytes

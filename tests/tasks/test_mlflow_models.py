@@ -82,6 +82,10 @@ def grey(*values: int) -> list[np.ndarray]:
     return [np.full((40, 80, 3), value, np.uint8) for value in values]
 
 
+def _out_of_order(*_: object) -> None:
+    raise UserError("out of order")
+
+
 def test_a_strangers_code_runs_only_where_its_user_said_so(
     home: Home, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +105,14 @@ def test_a_strangers_code_runs_only_where_its_user_said_so(
         np.testing.assert_allclose(found.score, [0.2, 0.8], atol=1e-3)
         np.testing.assert_allclose(found.boxes, [[20, 10, 60, 30]] * 2)
         assert found.class_id.tolist() == [1, 1]
+
+        # added again on a bad day, it is still there
+        monkeypatch.setattr(mlflow_pyfunc.MlflowDetector, "predict", _out_of_order)
+        with pytest.raises(UserError, match="out of order"):
+            teachers.add(home, "models:/brightness@champion", "bright", allow_code=True)
+        assert teachers.find(home, "bright").digest == added.digest
+        monkeypatch.undo()
+        monkeypatch.setenv("MARK_OF_TEST", str(mark))
 
         # the same bundle on another machine brings no consent along
         mark.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,50 @@ def test_a_fetched_bundle_is_kept_and_checked(home: Home, tmp_path: Path) -> Non
     assert (folder / "manifest.json").stat().st_mtime_ns == stamp
     assert bundle.read(folder).digest == done.version.tags["digest"]
     assert str(registry.resolve(connection, parse("teachers/kept@1")).version) == "1"
+
+
+def test_a_version_has_its_card_from_the_first_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is killed after that registers nothing again, and so would never write it."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(MlflowClient, "update_model_version", killed)
+    done = register_teacher(Home(tmp_path / "home"), detector(tmp_path, "pets"), "pets")
+    assert "cat, dog" in done.version.description
+
+
+def test_two_that_register_a_new_name_at_once_both_succeed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = Home(tmp_path / "home")
+    register_teacher(home, detector(tmp_path, "pets"), "pets")
+    # the other one has looked before this one made the name
+    monkeypatch.setattr(MlflowClient, "search_registered_models", lambda *_, **__: [])
+    other = detector(tmp_path, "pets2", rows=[(20, 20, 10, 10, 1, 0.9)])
+    assert register_teacher(home, other, "pets").version.version == 2
+
+
+def test_two_that_fetch_a_version_at_once_download_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later one must not replace the files that the first one has open."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = Home(tmp_path / "home")
+    version = register_teacher(home, detector(tmp_path, "pets"), "pets").version
+    connection, downloads = tracking.client(home), []
+    download = registry.download
+
+    def counted(*arguments: object) -> object:
+        downloads.append(arguments)
+        return download(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(registry, "download", counted)
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(lambda _: registry.fetch(home, connection, version), range(4)))
+    assert folders == {home.registry / version.tags["digest"]}
+    assert len(downloads) == 1

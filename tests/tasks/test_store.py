@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -109,10 +109,48 @@ def test_a_killed_writer_leaves_nothing_that_exists_and_is_swept(tmp_path: Path)
 
 
 def test_a_live_writer_is_left_alone(tmp_path: Path) -> None:
-    other = tmp_path / "things" / f".k1.{os.getppid()}.partial"
-    other.mkdir(parents=True)
-    _write(Store(tmp_path))
-    assert other.is_dir()
+    """Also one with the same process id, as a thread or another container has."""
+    store = Store(tmp_path)
+    with store.write("things", "k1", {}) as slow:
+        slow.file("a.txt").write_text("slow")
+        _write(store, "quick")
+        assert slow.file("a.txt").read_text() == "slow"
+    found = store.find("things", "k1")
+    assert found is not None
+    assert found.file("a.txt").read_text() == "quick"
+    assert [path.name for path in (tmp_path / "things").iterdir()] == ["k1"]
+
+
+def test_unfinished_work_belongs_to_one_at_a_time(tmp_path: Path) -> None:
+    """The second waits until the first is done, and then finds what it has made."""
+    store = Store(tmp_path)
+    began, found = threading.Event(), []
+
+    def second() -> None:
+        began.set()
+        with Store(tmp_path).working("things", "k1"):
+            found.append(store.find("things", "k1"))
+
+    waiting = threading.Thread(target=second)
+    with store.working("things", "k1") as folder:
+        (folder / "checkpoint").write_text("half")
+        waiting.start()
+        began.wait()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        _write(store)
+    waiting.join(30)
+    assert found[0] is not None
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_work_that_fails_is_kept_for_the_next_attempt(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError), store.working("things", "k1") as folder:
+        (folder / "checkpoint").write_text("half")
+        raise RuntimeError
+    with store.working("things", "k1") as folder:
+        assert (folder / "checkpoint").read_text() == "half"
 
 
 def test_a_full_disk_is_an_error_with_a_way_out(tmp_path: Path) -> None:
