@@ -36,14 +36,26 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "ours_no_class_mask": {"student": {"class_mask": False}},
     "ours_no_weights": {"student": {"weights": "hard"}},
 }
+# only where the students' start knows all of the classes; elsewhere there is no trial
+NO_TRIAL: dict[str, dict[str, Any]] = {"ours_no_trial": {"keep_start": "never"}}
 # every box is certain, and whatever is no box is background
 _HARD = {"weights": "hard", "ignore": False, "class_mask": False}
 BASELINES: dict[str, dict[str, Any]] = {
-    "naive": {"fuse": {"method": "nms"}, "filter": {"rule": "fixed", "keep": 0.5}, "student": _HARD},
+    "naive": {
+        "fuse": {"method": "nms"},
+        "filter": {"rule": "fixed", "keep": 0.5},
+        "student": _HARD,
+        "keep_start": "never",
+    },
     # stock WBF halves the score of a box whose class only one of two teachers knows: half the threshold
-    "wbf": {"fuse": {"method": "wbf"}, "filter": {"rule": "fixed", "keep": 0.25}, "student": _HARD},
+    "wbf": {
+        "fuse": {"method": "wbf"},
+        "filter": {"rule": "fixed", "keep": 0.25},
+        "student": _HARD,
+        "keep_start": "never",
+    },
 }
-COMPOSED = ("ours", *BASELINES, *ABLATIONS)
+COMPOSED = ("ours", *BASELINES, *ABLATIONS, *NO_TRIAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +97,7 @@ class Case:
         """All rows and seeds, in the order in which they are worth their time."""
         main = ("teacher", *MAIN)
         if not self.own:
-            return [(row, 0) for row in main]
+            return [(row, 0) for row in (*main, *NO_TRIAL)]
         few = [f"{kind}_{n}" for n in FRACTIONS for kind in ("finetune", "supervised", "supervised_warm")]
         once = ("finetune_half", "oracle_classes", *ABLATIONS, "supervised_long")
         return [
@@ -98,7 +110,7 @@ class Case:
 
 def recipe(case: Case, row: str, seed: int, data: Path) -> dict[str, Any]:
     """The recipe of a row that composes."""
-    changes = {**BASELINES, **ABLATIONS, "ours": {}}[row]
+    changes = {**BASELINES, **ABLATIONS, **NO_TRIAL, "ours": {}}[row]
     space = {"label_space": {"classes": list(case.classes)}} if case.classes else {}
     return {
         "name": f"{case.name}-{row}-{seed}".replace("_", "-"),
