@@ -60,10 +60,12 @@ def make_student(
         return student, None
     assert plan.start is not None
     with watch.step("try") as step:
+        start: Artifact = student_of_start_task(store, student, **shared)
         trial = try_student_task(
             store,
             student=as_teacher(student),
-            start=plan.start,
+            start=as_teacher(start),
+            origin=plan.start,
             held_out=labels,
             shards=made.seen,
             teachers=plan.teachers,
@@ -77,9 +79,7 @@ def make_student(
         verdict = load_verdict(trial)
         step.run.metrics({"difference": verdict.difference, "low": verdict.low, "high": verdict.high})
         (log.info if verdict.student_kept else log.warning)("%s", verdict)
-        if not verdict.student_kept:
-            student = student_of_start_task(store, trial, student, **shared)
-        return student, verdict
+        return (student if verdict.student_kept else start), verdict
 
 
 def provenance(plan: Plan) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 A student that starts from a detector which knows all of its classes has something to lose: a few
 hundred images can make it worse than it began. So a tenth of the pool is kept from its training,
-and both are measured there against pseudo-labels in which the start has no say: made by the other
-teachers, for the classes that these see. (In labels that it helped to make, the start would agree
-with itself.) The student is kept if it is clearly better, otherwise its start is the student.
+and it is measured there beside what it was before the training, against pseudo-labels in which the
+detector that it started from has no say: made by the other teachers, for the classes that these
+see. (In labels that it helped to make, that detector would agree with itself.) The student is kept
+if it is clearly better, otherwise its start is the student.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ def try_student(
     *,
     student: Teacher,
     start: Teacher,
+    origin: Teacher,
     held_out: Artifact,
     shards: Mapping[str, Sequence[Artifact]],
     teachers: Sequence[Teacher],
@@ -147,7 +149,8 @@ def try_student(
     Args:
         store: Where the result goes.
         student: The trained student.
-        start: The detector that it started from.
+        start: What it was before the training, see `student_of_start`.
+        origin: The detector that it started from, which may be a teacher.
         held_out: Artifact of `hold_out`.
         shards: Teacher name to its detections on the whole pool, as they were fused.
         teachers: The teachers.
@@ -165,6 +168,7 @@ def try_student(
         TRIAL_VERSION,
         student.digest,
         start.digest,
+        origin.digest,
         held_out.digest,
         thresholds.digest,
         fusers.to_json(fuser),
@@ -175,7 +179,7 @@ def try_student(
     if found:
         return found
     images = json.loads(held_out.file(HELD_OUT_FILE).read_text())
-    own = _same(start, teachers)
+    own = _same(origin, teachers)
     limits = load_thresholds(thresholds)
     rules = pseudo.Rules(limits.keep, limits.ignore, spaces.related(space), filtering.minimum_size)
     ids = [image["id"] for image in images]
@@ -200,7 +204,6 @@ def load_verdict(trial: Artifact) -> Verdict:
 
 def student_of_start(
     store: Store,
-    trial: Artifact,
     trained: Artifact,
     *,
     name: str,
@@ -216,7 +219,6 @@ def student_of_start(
 
     Args:
         store: Where it goes.
-        trial: The trial that the trained student has not passed.
         trained: The trained student, whose history of losses is kept.
         name: Name in the manifest.
         settings: Architecture and schedule.
@@ -227,12 +229,11 @@ def student_of_start(
         seed: Seed of the training.
         provenance: What the bundle says about its origin.
     """
-    key = digest_of("start", TRIAL_VERSION, trial.digest, trained.digest)
+    key = digest_of("start", TRIAL_VERSION, trained.digest)
     found = store.find("students", key)
     if found:
         return found
-    inputs = {"trial": trial.digest, "student": trained.digest}
-    with store.write("students", key, inputs) as draft:
+    with store.write("students", key, {"student": trained.digest}) as draft:
         manifest = keep_start(
             settings=settings,
             vocabulary=vocabulary,
@@ -242,7 +243,7 @@ def student_of_start(
             name=name,
             seed=seed,
             warm_start_bundle=start.folder,
-            provenance={**provenance, "trial": asdict(load_verdict(trial))},
+            provenance=provenance,
         )
         draft.file(HISTORY_FILE).write_bytes(trained.file(HISTORY_FILE).read_bytes())
         draft.counts = {
