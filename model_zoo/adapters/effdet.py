@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -50,7 +50,8 @@ class EffdetDetector:
     def __init__(self, folder: Path, manifest: Manifest, settings: InferenceSettings) -> None:
         network, state = network_file.read(folder, manifest)
         spec = manifest.input
-        model = build(network.architecture, network.classes, (spec.height, spec.width))
+        size = (spec.height, spec.width)
+        model = build(network.architecture, network.classes, size, biases=has_redundant_biases(state))
         network_file.load_state(model, state, f"bundle {manifest.name!r}")
         self._device = device_of(settings.device)
         self._bench = placed(_bench(model, network, settings), self._device)
@@ -137,13 +138,19 @@ def config_of(architecture: str) -> Any:
     return _package().get_efficientdet_config(architecture)
 
 
-def build(architecture: str, classes: int, size: tuple[int, int]) -> Any:
+def has_redundant_biases(state: Mapping[str, Any]) -> bool:
+    """Whether convolutions before a normalisation have a bias; effdet's trainer can switch that."""
+    return any(key.startswith("box_net.conv_rep.0.") and key.endswith(".bias") for key in state)
+
+
+def build(architecture: str, classes: int, size: tuple[int, int], *, biases: bool | None = None) -> Any:
     """An untrained network; nothing is downloaded.
 
     Args:
         architecture: One of `architectures`.
         classes: Number of classes.
         size: Height and width in pixels, multiples of 64.
+        biases: See `has_redundant_biases`; None = as the architecture has it.
 
     Raises:
         UserError: No such architecture, or a size that it cannot have.
@@ -156,6 +163,8 @@ def build(architecture: str, classes: int, size: tuple[int, int]) -> Any:
         )
     config.num_classes = classes
     config.image_size = size
+    if biases is not None:
+        config.redundant_bias = biases
     return _package().EfficientDet(config, pretrained_backbone=False)
 
 

@@ -118,6 +118,17 @@ def test_what_the_weights_do_not_tell_is_asked_for(network, tmp_path):
         importing_torch.read_teacher(str(tmp_path / "bare.pth"), NAMES, architecture="yolo")
 
 
+def test_a_training_without_redundant_biases(tmp_path):
+    # a switch of effdet's trainer, which its checkpoints note nowhere but in the weights
+    model = effdet.build("tf_efficientdet_lite0", 3, SIZE, biases=False)
+    assert len(model.state_dict()) < len(effdet.build("tf_efficientdet_lite0", 3, SIZE).state_dict())
+    file = tmp_path / "last.pth.tar"
+    torch.save({"arch": "tf_efficientdet_lite0", "state_dict": model.state_dict()}, file)
+    import_teacher(file, classes=NAMES, name="net", destination=tmp_path / "b", size=SIZE)
+    detector = open_detector(tmp_path / "b", InferenceSettings(score_floor=0))
+    assert len(detector.predict(photographs([(64, 64)]))) > 0
+
+
 def test_the_papers_networks_have_their_sizes_and_gaps():
     for name, side in (("efficientdet_d0", 512), ("efficientdet_d1", 640)):
         spec, mean = effdet.input_spec(name)
