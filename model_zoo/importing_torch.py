@@ -197,7 +197,7 @@ def _torchvision(
     vocabulary, numbers = number_classes(classes, outputs, True if counts_background else None, str(path))
     if architecture is None:
         architecture = _only(_fitting_builders(state, outputs, family), path)
-    model = torchvision.build(architecture, outputs)
+    model = torchvision.build(architecture, outputs, wide_tail=torchvision.has_wide_tail(state))
     network_file.load_state(model, state, f"{path} as {architecture}")
     if norm_eps is None and frozen and architecture in ZERO_EPS:
         norm_eps = 0.0
@@ -221,7 +221,7 @@ def _fitting_builders(state: State, outputs: int, family: str) -> list[str]:
     for name in torchvision.architectures():
         if kin in name:
             with torch.device("meta"):  # shapes only
-                model = torchvision.build(name, outputs)
+                model = torchvision.build(name, outputs, wide_tail=torchvision.has_wide_tail(state))
             if _fits(model, state):
                 fitting.append(name)
     return fitting
@@ -241,7 +241,8 @@ def _effdet(
     if architecture is None:
         architecture = _only(_fitting_configs(state, outputs), path)
     spec, mean = effdet.input_spec(architecture, size)
-    model = effdet.build(architecture, outputs, (spec.height, spec.width))
+    biases = effdet.has_redundant_biases(state)
+    model = effdet.build(architecture, outputs, (spec.height, spec.width), biases=biases)
     network_file.load_state(model, state, f"{path} as {architecture}")
     network = Network(architecture=architecture, classes=outputs, numbers=numbers, pad_with_mean=mean)
     return TorchTeacher(
@@ -267,7 +268,8 @@ def _fitting_configs(state: State, outputs: int) -> list[str]:
         if tuple(channels) != (config.fpn_channels,):
             continue
         with torch.device("meta"):
-            model = effdet.build(name, outputs, tuple(config.image_size))
+            biases = effdet.has_redundant_biases(state)
+            model = effdet.build(name, outputs, tuple(config.image_size), biases=biases)
         if _fits(model, state):
             fitting.append(name)
     return fitting

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 
 from composition import detections
@@ -18,7 +18,7 @@ from model_zoo.adapters import network_file
 from model_zoo.adapters.base import Image, InferenceSettings
 from model_zoo.adapters.network_file import Network
 from model_zoo.adapters.network_labels import lookup
-from model_zoo.adapters.preprocessing import Placement, Preprocessor
+from model_zoo.adapters.preprocessing import Placement, check_image
 from model_zoo.adapters.torch_support import (
     device_of,
     largest_batch,
@@ -35,6 +35,9 @@ _STEP = 64  # pixels; the smallest networks of the family have sizes of odd mult
 class EffdetDetector:
     """An EfficientDet with effdet's own prediction bench behind it.
 
+    Images are resized as effdet's transforms do: by Pillow, whose bilinear
+    filter takes all pixels of a large image into account (OpenCV's looks at
+    four), by one scale for both sides, cut to whole pixels.
     The bench takes the 5,000 best anchors of all levels and suppresses at IoU
     0.5 within each class, as effdet's figures are measured.
 
@@ -50,13 +53,15 @@ class EffdetDetector:
     def __init__(self, folder: Path, manifest: Manifest, settings: InferenceSettings) -> None:
         network, state = network_file.read(folder, manifest)
         spec = manifest.input
-        model = build(network.architecture, network.classes, (spec.height, spec.width))
+        size = (spec.height, spec.width)
+        model = build(network.architecture, network.classes, size, biases=has_redundant_biases(state))
         network_file.load_state(model, state, f"bundle {manifest.name!r}")
         self._device = device_of(settings.device)
         self._bench = placed(_bench(model, network, settings), self._device)
         self._manifest, self._settings, self._network = manifest, settings, network
-        self._preprocess = Preprocessor(spec)
-        self._lock = Lock()  # it has one scratch memory
+        self._mean, self._std = (np.array(of, np.float32)[:, None, None] for of in (spec.mean, spec.std))
+        grey = np.full(3, spec.pad_value)
+        self._padding = np.round(spec.mean) if network.pad_with_mean else grey
         self._lookup = lookup(network.numbers, network.classes)
 
     @property
@@ -86,15 +91,21 @@ class EffdetDetector:
         """(N, 3, height, width) float32 network input, and where the images lie in it."""
         spec = self._manifest.input
         pixels = np.empty((len(images), 3, spec.height, spec.width), np.float32)
-        with self._lock:
-            placements = [
-                self._preprocess.fill(image, target) for image, target in zip(images, pixels, strict=True)
-            ]
-        if self._network.pad_with_mean:
-            for target, place in zip(pixels, placements, strict=True):
-                target[:, round(place.scale_y * place.height) :] = 0
-                target[:, :, round(place.scale_x * place.width) :] = 0
-        return pixels, placements
+        return pixels, [self._fill(*pair) for pair in zip(images, pixels, strict=True)]
+
+    def _fill(self, image: Image, out: Any) -> Placement:
+        check_image(image)
+        target_height, target_width = out.shape[1:]
+        height, width = image.shape[:2]
+        scale = min(target_height / height, target_width / width)
+        size = max(1, int(width * scale)), max(1, int(height * scale))
+        canvas = np.empty((target_height, target_width, 3), np.uint8)
+        canvas[:] = self._padding
+        resized = PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BILINEAR)
+        canvas[: size[1], : size[0]] = resized
+        np.subtract(canvas.transpose(2, 0, 1), self._mean, out=out)
+        out /= self._std
+        return Placement(scale, scale, 0, 0, width, height)
 
     def _table(self, position: int, rows: Any, placement: Placement) -> Detections:
         # x1 y1 x2 y2 score class, the class counted from 1; what is left over of the fixed number is 0
@@ -137,13 +148,19 @@ def config_of(architecture: str) -> Any:
     return _package().get_efficientdet_config(architecture)
 
 
-def build(architecture: str, classes: int, size: tuple[int, int]) -> Any:
+def has_redundant_biases(state: Mapping[str, Any]) -> bool:
+    """Whether convolutions before a normalisation have a bias; effdet's trainer can switch that."""
+    return any(key.startswith("box_net.conv_rep.0.") and key.endswith(".bias") for key in state)
+
+
+def build(architecture: str, classes: int, size: tuple[int, int], *, biases: bool | None = None) -> Any:
     """An untrained network; nothing is downloaded.
 
     Args:
         architecture: One of `architectures`.
         classes: Number of classes.
         size: Height and width in pixels, multiples of 64.
+        biases: See `has_redundant_biases`; None = as the architecture has it.
 
     Raises:
         UserError: No such architecture, or a size that it cannot have.
@@ -156,6 +173,8 @@ def build(architecture: str, classes: int, size: tuple[int, int]) -> Any:
         )
     config.num_classes = classes
     config.image_size = size
+    if biases is not None:
+        config.redundant_bias = biases
     return _package().EfficientDet(config, pretrained_backbone=False)
 
 

@@ -27,8 +27,8 @@ class Network(BaseModel):
         classes: How many classes the network tells apart, the background included.
         numbers: For every class of the vocabulary, its number in the network.
         norm_eps: Epsilon of all batch normalisations; None = the builder's own.
-        pad_with_mean: The padding of a letterbox is the mean colour exactly
-            (0 after normalisation), which no grey value is.
+        pad_with_mean: The padding of a letterbox is the mean colour, which no
+            grey value is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

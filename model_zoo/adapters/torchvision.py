@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
+from torchvision.models.detection import ssdlite
+from torchvision.models.detection._utils import retrieve_out_channels
 
 from composition import detections
 from composition.detections import Detections
@@ -27,6 +30,8 @@ from model_zoo.adapters.torch_support import (
     upload,
 )
 from model_zoo.bundle import InputSpec, Manifest
+
+SSDLITE = "ssdlite320_mobilenet_v3_large"
 
 
 class TorchvisionDetector:
@@ -49,7 +54,7 @@ class TorchvisionDetector:
 
     def __init__(self, folder: Path, manifest: Manifest, settings: InferenceSettings) -> None:
         network, state = network_file.read(folder, manifest)
-        model = build(network.architecture, network.classes, manifest.input)
+        model = build(network.architecture, network.classes, manifest.input, wide_tail=has_wide_tail(state))
         network_file.load_state(model, state, f"bundle {manifest.name!r}")
         network_file.set_norm_eps(model, network.norm_eps)
         _configure(model, manifest, settings)
@@ -112,13 +117,14 @@ def architectures() -> list[str]:
     return names
 
 
-def build(architecture: str, classes: int, spec: InputSpec | None = None) -> Any:
+def build(architecture: str, classes: int, spec: InputSpec | None = None, *, wide_tail: bool = False) -> Any:
     """An untrained network; nothing is downloaded.
 
     Args:
         architecture: One of `architectures`.
         classes: Classes of the network, the background included.
         spec: Input size and normalisation; None = the builder's own.
+        wide_tail: See `has_wide_tail`.
 
     Raises:
         UserError: No such builder.
@@ -134,6 +140,8 @@ def build(architecture: str, classes: int, spec: InputSpec | None = None) -> Any
         model = torchvision.models.get_model(
             architecture, weights=None, weights_backbone=None, num_classes=classes
         )
+    if wide_tail and architecture == SSDLITE:
+        _widen(model, classes)
     if spec is not None:
         transform = model.transform
         transform.image_mean = [value / 255 for value in spec.mean]
@@ -145,6 +153,25 @@ def build(architecture: str, classes: int, spec: InputSpec | None = None) -> Any
             transform.min_size = (min(spec.height, spec.width),)
             transform.max_size = max(spec.height, spec.width)
     return model
+
+
+def has_wide_tail(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether these are weights of an SSDlite that was trained from an ImageNet backbone.
+
+    The builder halves the last stage of the backbone where it starts without
+    one, as for its published weights.
+    """
+    last = state.get("backbone.features.1.3.0.weight")
+    return last is not None and tuple(last.shape[:2]) == (960, 160)
+
+
+def _widen(model: Any, classes: int) -> None:
+    norm = partial(torch.nn.BatchNorm2d, eps=0.001, momentum=0.03)  # the builder's own
+    backbone = torchvision.models.mobilenet_v3_large(weights=None, norm_layer=norm)
+    model.backbone = ssdlite._mobilenet_extractor(backbone, 6, norm)
+    channels = retrieve_out_channels(model.backbone, (320, 320))
+    anchors = model.anchor_generator.num_anchors_per_location()
+    model.head = ssdlite.SSDLiteHead(channels, anchors, classes, norm)
 
 
 def input_spec(model: Any) -> InputSpec:

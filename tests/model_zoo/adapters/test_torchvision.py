@@ -97,6 +97,29 @@ def test_architecture_and_classes_are_told_by_the_weights(name, tmp_path):
         importing_torch.read_teacher(str(tmp_path / "weights.pth"), list("abcde"))
 
 
+def test_ssdlite_trained_from_an_imagenet_backbone(tmp_path, monkeypatch):
+    # what the builder would download: with such weights it makes the backbone's last stage twice as wide
+    torch.manual_seed(4)
+    imagenet = library.models.MobileNet_V3_Large_Weights.IMAGENET1K_V1
+    state = library.models.mobilenet_v3_large(weights=None).state_dict()
+    monkeypatch.setattr(type(imagenet), "get_state_dict", lambda *_, **__: state)
+    network = detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=imagenet, num_classes=3
+    ).eval()
+    torch.save(network.state_dict(), tmp_path / "wide.pth")
+    import_teacher(
+        tmp_path / "wide.pth", classes=("ant", "bee"), name="wide", destination=tmp_path / "bundle"
+    )
+    detector = open_detector(tmp_path / "bundle", InferenceSettings(score_floor=0.01))
+    (image,) = photographs([(60, 80)])
+    found = detector.predict([image])
+    with torch.inference_mode():
+        (expected,) = network([torch.from_numpy(image).permute(2, 0, 1) / 255])
+    scores = expected["scores"].numpy()
+    assert len(found) > 20
+    np.testing.assert_allclose(found.score, scores[scores >= 0.01][: len(found)], atol=1e-6)
+
+
 def test_every_builder_of_the_release_can_be_built_without_a_download():
     assert len(torchvision.architectures()) >= 12
     for name in torchvision.architectures():
