@@ -42,7 +42,7 @@ RECIPE_FILE = "recipe.yaml"
 
 @flow(name="compose", flow_run_name="compose {recipe.name}", persist_result=False)
 def compose(recipe: Recipe, limit: int | None = None, runner: Runner | None = None) -> dict[str, Any]:
-    """Composes several detectors into one.
+    """Composes several detectors into one; a second run of the same composition waits for the first.
 
     Args:
         recipe: What is asked for.
@@ -60,16 +60,23 @@ def compose(recipe: Recipe, limit: int | None = None, runner: Runner | None = No
     enough_devices(recipe.student.processes)
     plan = make_plan(recipe, home, limit)
     done = find_record(home, plan)
-    if done:
+    if done is None:
+        with home.store.working("compositions", plan.record_key):
+            done = find_record(home, plan) or _compose(home, plan, runner)
+    if done.get("unchanged"):
         log.info("nothing to do: composition %s is finished (student %s)", plan.digest[:12], done["student"])
-        return done
+    return done
+
+
+def _compose(home: Home, plan: Plan, runner: Runner) -> dict[str, Any]:
     connection = tracking.client(home)
     experiment = tracking.experiment(connection, home, plan.space)
-    with tracking.composition_run(connection, experiment, recipe.name, plan.digest, plan.record_key) as run:
+    name = plan.recipe.name
+    with tracking.composition_run(connection, experiment, name, plan.digest, plan.record_key) as run:
         return _run_steps(home, plan, run, runner)
 
 
-def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner | None) -> dict[str, Any]:
+def _run_steps(home: Home, plan: Plan, run: Run, runner: Runner) -> dict[str, Any]:
     recipe, store, watch = plan.recipe, home.store, Stopwatch(run)
     describe(run, plan)
     run.params(recipe.model_dump(mode="json", include=SECOND_HALF))

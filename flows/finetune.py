@@ -114,15 +114,17 @@ def finetune(
     plan = _plan(
         home, name, start, human, pool, classes, settings or FinetuneSettings(), evaluate or [], seed
     )
-    finished = home.store.find("finetunes", plan.record_key)
-    if finished:
-        log.info("nothing to do: this fine-tuning is finished")
-        return {**_publish(home, plan, finished), "unchanged": True}
-    connection = tracking.client(home)
-    vocabulary = start.manifest.vocabulary
-    experiment = tracking.experiment(connection, home, spaces.build({name: vocabulary}))
-    with tracking.composition_run(connection, experiment, name, plan.record_key) as run:
-        return _run_steps(home, plan, run)
+    # a second run of the same fine-tuning waits for the first
+    with home.store.working("finetunes", plan.record_key):
+        finished = home.store.find("finetunes", plan.record_key)
+        if finished:
+            log.info("nothing to do: this fine-tuning is finished")
+            return {**_publish(home, plan, finished), "unchanged": True}
+        connection = tracking.client(home)
+        vocabulary = start.manifest.vocabulary
+        experiment = tracking.experiment(connection, home, spaces.build({name: vocabulary}))
+        with tracking.composition_run(connection, experiment, name, plan.record_key) as run:
+            return _run_steps(home, plan, run)
 
 
 def _plan(

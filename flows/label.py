@@ -8,11 +8,13 @@ from typing import Any
 
 from prefect import flow
 
+from composition.errors import UserError
 from flows.plan import LabelPlan, make_label_plan
 from flows.pseudo_labelling import PseudoLabelling, describe, make_pseudo_labels
 from flows.recipe import Recipe
 from flows.stopwatch import Stopwatch
 from tasks import tracking
+from tasks.devices import enough_devices
 from tasks.fan_out import ready_runner
 from tasks.formats import ImageMode, LabelledSet
 from tasks.formats.export import check_target, export_task, exporter_of
@@ -51,10 +53,12 @@ def label(
     home = Home.default()
     exporter_of(form)
     ready_runner()
+    enough_devices(1)
     plan = make_label_plan(recipe, home, limit)
     targets = {} if to is None else _targets(plan, to, detections)
     for folder in targets.values():
         check_target(folder)
+        _require_outside(folder, plan)
     connection = tracking.client(home)
     experiment = tracking.experiment(connection, home, plan.space)
     with tracking.composition_run(connection, experiment, f"{recipe.name} labels", plan.labels_digest) as run:
@@ -91,6 +95,16 @@ def labelled_sets(plan: LabelPlan, made: PseudoLabelling) -> dict[str, LabelledS
             teacher.name, made.index, shards, teacher.manifest.vocabulary, root
         )
     return sets
+
+
+def _require_outside(folder: Path, plan: LabelPlan) -> None:
+    """Raises UserError where an export would be found among the images the next time."""
+    root = plan.listing.root
+    if plan.listing.source.is_dir() and folder.resolve().is_relative_to(root):
+        raise UserError(
+            f"{folder} lies within the images, {root}: what is exported there would be labelled next time",
+            "Give a folder elsewhere.",
+        )
 
 
 def _targets(plan: LabelPlan, to: Path, detections: bool) -> dict[str, Path]:

@@ -151,7 +151,7 @@ def load_recipe(path: Path) -> Recipe:
     except FileNotFoundError:
         raise UserError(f"recipe {path} does not exist", "Check the path.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} cannot be read: {error}") from None
+        raise UserError(f"recipe {path} cannot be read: {error}", "Give a YAML file in UTF-8.") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         document = yaml.safe_load(text)

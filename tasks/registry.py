@@ -152,6 +152,8 @@ def fetch(home: Home, connection: MlflowClient, version: ModelVersion) -> Path:
         home.registry.mkdir(parents=True, exist_ok=True)
     # two runs that begin at the same moment: the later one must not replace what the first one has open
     with FileLock(home.registry / f".{expected}.lock"):
+        for leftover in home.registry.glob(f".{expected}.*/"):
+            shutil.rmtree(leftover, ignore_errors=True)  # of one that was killed: the lock is ours
         if not (target / bundle.MANIFEST).is_file() or bundle.read(target).digest != expected:
             download(connection, version, BUNDLE, target)
     return target

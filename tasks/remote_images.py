@@ -12,6 +12,7 @@ the pinned botocore. Credentials come from the environment alone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -46,6 +47,8 @@ PAUSE = 0.5
 """Seconds before the second attempt; doubled before each further one, with some chance in it."""
 MAX_FAILED = 0.05
 """If a larger share of the objects cannot be fetched, something is wrong with the store and not with them."""
+STALE_SECONDS = 3600.0
+"""A download of which no byte has come for so long is nobody's any more."""
 _CHUNK = 1 << 20
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.IGNORECASE | re.DOTALL)
 _VALIDATORS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -113,6 +116,7 @@ def fetch_images(url: str, cache: Path, limit: int | None = None) -> Fetched:
 
     with disk_errors(cache):
         root.mkdir(parents=True, exist_ok=True)
+        _sweep(cache)
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             for _ in track(pool.map(work, paths), "fetching images", len(paths)):
                 pass
@@ -247,6 +251,14 @@ def _download(store: Any, facts: Mapping[str, Any], cache: Path) -> str:
     finally:
         partial_file.unlink(missing_ok=True)
     return hashed.hexdigest()
+
+
+def _sweep(cache: Path) -> None:
+    """Removes what killed downloads left behind: nothing was written to it for long."""
+    for leftover in (cache / "objects").glob(".*.partial"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                leftover.unlink()
 
 
 # stores report a lost connection as OSError, and as errors of their client's that are nothing in common

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -132,19 +133,11 @@ class Store:
         """
         final = self.root / kind / key
         # two writers of one key have a folder each; the later one to finish yields
-        with disk_errors(final):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            self._sweep(final)
-            staging, held = _staging(final)
-        draft = Draft(staging, final)
-        try:
-            with disk_errors(final):
-                yield draft
-                self._seal(draft, kind, key, inputs)
-                _rename(staging, final)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-            os.close(held)
+        with disk_errors(final), staged(final) as staging:
+            draft = Draft(staging, final)
+            yield draft
+            self._seal(draft, kind, key, inputs)
+            _rename(staging, final)
 
     @staticmethod
     def _seal(draft: Draft, kind: str, key: str, inputs: Mapping[str, str]) -> None:
@@ -166,15 +159,6 @@ class Store:
             "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         write_atomic(draft.folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
-
-    @staticmethod
-    def _sweep(final: Path) -> None:
-        """Removes what killed writers of this key left behind."""
-        for leftover in final.parent.glob(f".{final.name}.*.partial"):
-            held = _lock(leftover)
-            if held is not None:
-                shutil.rmtree(leftover, ignore_errors=True)
-                os.close(held)
 
     @contextmanager
     def working(self, kind: str, key: str) -> Iterator[Path]:
@@ -255,8 +239,28 @@ def _rename(staging: Path, final: Path) -> None:
             staging.rename(final)
 
 
-def _staging(final: Path) -> tuple[Path, int]:
-    """A new folder beside an artifact's, and the descriptor that holds its lock."""
+@contextmanager
+def staged(final: Path) -> Iterator[Path]:
+    """A new folder beside another, to be filled and then renamed into its place.
+
+    It is gone afterwards if it was not; and so are those that killed processes
+    left behind for the same place.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in final.parent.glob(f".{escape(final.name)}.*.partial"):
+        if (held := _lock(leftover)) is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
+            os.close(held)
+    staging, held = _new_staging(final)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        os.close(held)
+
+
+def _new_staging(final: Path) -> tuple[Path, int]:
+    """The folder, and the descriptor that holds its lock."""
     while True:
         staging = final.with_name(f".{final.name}.{uuid4().hex}.partial")
         staging.mkdir()
@@ -267,10 +271,10 @@ def _staging(final: Path) -> tuple[Path, int]:
 
 
 def _lock(folder: Path) -> int | None:
-    """A descriptor that holds the lock of a folder; None where somebody else does, or it is gone."""
+    """A descriptor that holds the lock of a folder; None where another has it, or it is no folder of ours."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from composition import detections as table
 from composition import label_space as spaces
 from composition import pseudo_labels as pseudo
 from composition.aliases import shared_classes
@@ -32,7 +31,7 @@ from tasks import fusers, unanswered
 from tasks.aggregate import fuse_answered
 from tasks.comparison import examine
 from tasks.evaluate import index_dataset, load_dataset, run_on_dataset
-from tasks.infer import load_detections
+from tasks.infer import load_images
 from tasks.label import COCO_FILE, INFO, load_unspoken
 from tasks.method_settings import FilterSettings
 from tasks.step import step
@@ -270,8 +269,7 @@ def _reference(
     raw: dict[str, Detections] = {}
     silent = []
     for name, parts in shards.items():
-        tables = [rows[np.isin(rows.image_id, wanted)] for rows in map(load_detections, parts)]
-        joined = table.concatenate(tables)
+        joined = load_images(parts, wanted)
         raw[name] = joined[:0] if name in own else joined[joined.score >= np.float32(floor)]
         quiet = {image for part in parts for image in unanswered.load(part)}
         silent.append(set(images) if name in own else quiet & set(images))

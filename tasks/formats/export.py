@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,7 +15,7 @@ from tasks.export_form import Form
 from tasks.formats import coco, cvat, label_studio, parquet, voc, yolo
 from tasks.formats.labelled import LabelledImage, LabelledSet
 from tasks.step import step
-from tasks.store import disk_errors
+from tasks.store import disk_errors, staged
 
 MARKER = ".detcompose.json"
 """In every folder that an export has made: such a folder may be replaced by another export."""
@@ -93,13 +91,17 @@ def export(labelled: LabelledSet, form: str, folder: Path, images: ImageMode = "
     folder = folder.absolute()
     check_target(folder)
     counts = _count(labelled, exporter)
-    with _staged(folder) as staging:
+    with disk_errors(folder), staged(folder) as staging:
         exporter.write(labelled, staging)
         if exporter.images and images != "none":
             for image in labelled:
                 place_image(labelled.root / image.name, staging / exporter.images / image.name, images)
         facts = {"format": form, "source": labelled.name, "images": counts.images, "labels": counts.labels}
         (staging / MARKER).write_text(json.dumps(facts) + "\n")
+        with staged(folder) as former:
+            if folder.exists():  # a folder is never replaced by another: the old one steps aside
+                folder.rename(former / "replaced")
+            staging.rename(folder)
     return counts
 
 
@@ -148,26 +150,6 @@ def place_image(source: Path, target: Path, mode: ImageMode) -> None:
         raise UserError(
             f"{source} is gone since it was labelled", "Put it back, or export with --images none."
         ) from None
-
-
-@contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A folder to fill that then takes the place of ``folder``."""
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    try:
-        with disk_errors(folder):
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-            yield staging
-            if folder.exists():
-                old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-                folder.rename(old)
-                staging.rename(folder)
-                shutil.rmtree(old)
-            else:
-                staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _count(labelled: LabelledSet, exporter: Exporter) -> ExportCounts:

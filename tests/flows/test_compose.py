@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -135,6 +136,23 @@ def test_two_teachers_become_one_registered_student(home: Path, recipe_file: Pat
     assert "unchanged" not in compose(recipe)
     assert (kept / "report.html").is_file()
     assert plan.finished(Home(home))
+
+
+def test_a_second_run_of_a_composition_waits_for_the_first(home: Path, recipe_file: Path) -> None:
+    """Otherwise both would label, train and register the same."""
+    recipe, place = load_recipe(recipe_file), Home(home)
+    key = make_plan(recipe, place).record_key
+    with ThreadPoolExecutor(1) as pool:
+        with place.store.working("compositions", key):
+            second = pool.submit(compose.fn, recipe)
+            with pytest.raises(TimeoutError):
+                second.result(3)
+            with place.store.write("compositions", key, {}) as draft:
+                draft.file("composition.json").write_text('{"student": "of the first"}')
+                draft.file("report.html").write_text("the first's")
+        done = second.result(120)
+    assert (done["student"], done["unchanged"]) == ("of the first", True)
+    assert {path.name for path in (home / "store").iterdir()} == {"compositions", "work"}
 
 
 @pytest.mark.parametrize(

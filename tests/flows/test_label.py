@@ -89,6 +89,8 @@ def test_mistakes_are_found_before_any_work(home: Path, recipe_file: Path, tmp_p
     (tmp_path / "mine" / "thesis.txt").write_text("important")
     with pytest.raises(UserError, match="was not made by an export"):
         label(recipe, to=tmp_path / "mine")
+    with pytest.raises(UserError, match="lies within the images"):
+        label(recipe, to=recipe.images.source / "labelled")
     assert not home.exists()
 
 

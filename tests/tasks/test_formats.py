@@ -116,6 +116,16 @@ def test_voc_comes_back_with_ignore_regions(labelled: LabelledSet, tmp_path: Pat
     assert not (out / "JPEGImages" / "b.png").is_symlink()
 
 
+def test_what_a_killed_export_left_behind_is_removed(labelled: LabelledSet, tmp_path: Path) -> None:
+    leftover = tmp_path / ".out.4711.partial"
+    leftover.mkdir()
+    for form in ("coco", "yolo"):
+        export(labelled, form, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "pool"}
+    assert (tmp_path / "out" / "data.yaml").is_file()
+    assert not (tmp_path / "out" / "annotations").exists()
+
+
 def test_an_image_that_is_gone_cannot_be_copied(labelled: LabelledSet, tmp_path: Path) -> None:
     (labelled.root / "b.png").unlink()
     with pytest.raises(UserError, match=r"b\.png is gone since it was labelled"):

@@ -109,7 +109,7 @@ def test_bytes_that_were_changed_in_the_store_are_refused(home: Home, tmp_path: 
         connection.log_artifact(done.version.run_id, str(file), artifact)
     with pytest.raises(UserError, match=r"has the digest .* the version is tagged with"):
         find(home, "teachers/soft@champion")
-    assert not list(home.registry.glob("*")), "nothing is left"
+    assert not [path for path in home.registry.iterdir() if path.is_dir()], "nothing is left"
 
     connection.set_model_version_tag("teachers.soft", done.version.version, "digest", other.digest)
     (other.folder / "model.onnx").write_bytes(b"\0" * 10)
@@ -170,6 +170,7 @@ def test_two_that_fetch_a_version_at_once_download_it_once(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     home = Home(tmp_path / "home")
     version = register_teacher(home, detector(tmp_path, "pets"), "pets").version
+    (home.registry / f".{version.tags['digest']}.killed" / "data").mkdir(parents=True)
     connection, downloads = tracking.client(home), []
     download = registry.download
 
@@ -182,3 +183,4 @@ def test_two_that_fetch_a_version_at_once_download_it_once(
         folders = set(pool.map(lambda _: registry.fetch(home, connection, version), range(4)))
     assert folders == {home.registry / version.tags["digest"]}
     assert len(downloads) == 1
+    assert [path for path in home.registry.iterdir() if path.is_dir()] == list(folders), "nothing is left"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -201,3 +203,17 @@ def test_a_store_that_is_down_is_an_error_and_the_next_run_goes_on(moody: Moody,
 )
 def test_urls_survive_being_paths(text: str, url: str | None) -> None:
     assert url_of(Path(text)) == url
+
+
+def test_what_killed_downloads_left_behind_is_removed(home: Path) -> None:
+    folder = home / "remote-images" / "objects"
+    folder.mkdir(parents=True)
+    old, young = folder / ".1.a.partial", folder / ".2.b.partial"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    stale = time.time() - 2 * remote_images.STALE_SECONDS
+    os.utime(old, (stale, stale))
+    fsspec.filesystem("memory").pipe("/leftovers/a.png", png(1))
+    list_images(Path("memory://leftovers"))
+    assert not old.exists()
+    assert young.exists(), "somebody may be writing it"
