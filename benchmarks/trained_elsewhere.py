@@ -4,7 +4,7 @@
 
 The data are photographs of blood cells. What is in HOME already is not trained again. Each detector is
 measured by its library, and after ``detcompose teacher add`` by ``detcompose teacher evaluate``, on the same
-images. Writes ``benchmarks/results/trained_elsewhere.json``. Five minutes of processor time, most of it training.
+images. Writes ``benchmarks/results/trained_elsewhere.json``. Five minutes of one core, most of it training.
 """
 
 from __future__ import annotations
