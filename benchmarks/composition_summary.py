@@ -142,7 +142,9 @@ def plot(datasets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]], 
     from matplotlib.figure import Figure
 
     shown = {name: rows for name, rows in datasets.items() if rows}
-    few = any(f"supervised_{percent}" in rows for rows in shown.values() for percent in (1, 5, 10))
+    few = {
+        name for name, rows in shown.items() if any(f"supervised_{percent}" in rows for percent in (1, 5, 10))
+    }
     panels = 2 if few else 1
     figure = Figure(figsize=(4.6 * len(shown), 3.75 * panels), layout="constrained")
     axes = figure.subplots(panels, len(shown), squeeze=False)
@@ -164,8 +166,10 @@ def plot(datasets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]], 
         upper.set_title(name)
         upper.set_ylabel("mAP on val.json (%)")
         upper.margins(y=0.12)
-        if few:
+        if name in few:
             _few(axes[1][column], rows)
+        elif few:
+            axes[1][column].set_axis_off()
     figure.savefig(path, dpi=110)
 
 
