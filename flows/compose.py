@@ -188,6 +188,7 @@ def _finished(
         labels=made.labels,
         diagnosis=made.diagnosis,
         student=student,
+        verdict=verdict,
         evaluations=record["evaluations"],
         seconds=record["seconds"],
         command=shlex.join(["detcompose", "compose", str(kept), *_limit_option(plan)]),

@@ -38,6 +38,7 @@ from tasks.step import step
 from tasks.store import Artifact
 from tasks.teachers import Teacher
 from tasks.train import as_teacher, load_history
+from tasks.trial import Verdict
 
 PICTURES = 6
 SHOWN_SCORE = 0.3
@@ -61,7 +62,8 @@ class Finished:
         shards: Teacher name to its shards.
         labels: The pseudo-labels.
         diagnosis: What was seen before training.
-        student: The trained student.
+        student: The student.
+        verdict: What its trial against its start said, if there was one.
         evaluations: Data set name to rows in JSON form.
         seconds: Durations of the steps.
         command: What to type to get this again.
@@ -78,6 +80,7 @@ class Finished:
     labels: Artifact
     diagnosis: Artifact
     student: Artifact
+    verdict: Verdict | None
     evaluations: Mapping[str, Sequence[Mapping[str, Any]]]
     seconds: Mapping[str, float]
     command: str
@@ -135,6 +138,11 @@ def _summary(done: Finished) -> tuple[str, ...]:
         f"with {counts['labels']} pseudo-labels of {len(done.space.classes)} classes; "
         "one student was trained on them without any label made by a person."
     ]
+    if done.verdict and not done.verdict.student_kept:
+        sentences.append(
+            "It was not clearly better than what it started from on the images held out, "
+            "so what it started from is the student."
+        )
     bad = done.index.counts.get("quarantined", 0)
     if bad:
         sentences.append(f"{bad} images could not be used and were left out.")

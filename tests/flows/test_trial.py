@@ -64,7 +64,9 @@ def test_a_student_that_got_worse_is_its_start(home: Path, scenes: Path, tmp_pat
     for name in classes:  # four, five and six are the first of four to nine
         assert np.array_equal(ours[name], start[name][:3])
 
-    assert "the start is kept" in Path(record["report"]).read_text()
+    page = Path(record["report"]).read_text()
+    assert "the start is kept" in page
+    assert "so what it started from is the student" in page
     assert compose(recipe)["unchanged"]
     worst = compose(load_recipe(_recipe(tmp_path / "never.yaml", scenes, keep_start="never")))
     assert worst["trial"] is None
