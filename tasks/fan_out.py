@@ -14,7 +14,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from composition.errors import UserError
 from model_zoo.cores import usable_cores
 from tasks import unanswered
-from tasks.image_index import load_index, shards
+from tasks.image_index import index_parts
 from tasks.infer import LOOKS, GenerateSettings, Look, infer, infer_shard
 from tasks.progress import Tracker
 from tasks.shown import watched
@@ -103,7 +103,7 @@ def inference(
     runner = ready_runner(runner)
     if runner == Runner.SEQUENTIAL and not watched():
         return infer(store, teachers, index, settings, look, incomplete=True)
-    parts = list(shards(load_index(index), settings.shard_size))
+    parts = index_parts(index, settings.shard_size)
     images = sum(map(len, parts))
     found: dict[str, list[Artifact]] = {}
 

@@ -7,10 +7,11 @@ import heapq
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,8 @@ from tasks.store import Artifact, Store, digest_of
 INDEX_VERSION = 1
 INDEX_FILE = "images.parquet"
 QUARANTINE_FILE = "quarantine.parquet"
+ROW_GROUP = 1024
+"""Images in a row group of the index: what is read of it at once."""
 POOL_SAMPLE = 500
 """Images of a pool that the teachers look at more than once, at most: time and memory stay the same."""
 
@@ -209,35 +212,46 @@ def build_index(store: Store, listing: ImageList, content: str | None = None) ->
     found = find_index(store, listing, content)
     if found:
         return found
-    good: list[ImageRecord] = []
     bad: list[dict[str, Any]] = []
     digests: list[str | None] = []
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        inspected = pool.map(partial(_inspect, listing), listing.paths)
-        results = track(inspected, "reading images", len(listing.paths))
-        for image_id, (path, (sha256, size)) in enumerate(zip(listing.paths, results, strict=True)):
-            digests.append(sha256)
-            if sha256 is None or isinstance(size, str):
-                bad.append({"image_id": image_id, "path": path, "reason": size})
-            else:
-                good.append(ImageRecord(image_id, path, str(listing.root / path), *size, sha256))
-    if _content(listing, digests) != content:
-        raise UserError(
-            f"images: files of {listing.source} have changed while they were read",
-            "Run again when nobody writes there.",
-        )
-    if not good:
-        raise UserError(
-            f"images: none of the {len(bad)} images of {listing.source} is usable; "
-            f"the first, {bad[0]['path']}: {bad[0]['reason']}",
-            "Check the path and the files.",
-        )
     with store.write("image-index", _index_key(listing, content), {"content": content}) as draft:
-        rows = [{name: getattr(record, name) for name in INDEX_SCHEMA.names} for record in good]
-        pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), draft.file(INDEX_FILE))
+        with (
+            ThreadPoolExecutor(usable_cores()) as pool,
+            pq.ParquetWriter(draft.file(INDEX_FILE), INDEX_SCHEMA) as writer,
+        ):
+            # a few at a time: what has been read waits in memory for those before it
+            inspected = (
+                one
+                for first in range(0, len(listing.paths), ROW_GROUP)
+                for one in pool.map(partial(_inspect, listing), listing.paths[first : first + ROW_GROUP])
+            )
+            results = track(inspected, "reading images", len(listing.paths))
+            rows: list[dict[str, Any]] = []
+            for image_id, (path, (sha256, size)) in enumerate(zip(listing.paths, results, strict=True)):
+                digests.append(sha256)
+                if sha256 is None or isinstance(size, str):
+                    bad.append({"image_id": image_id, "path": path, "reason": size})
+                    continue
+                place = str(listing.root / path)
+                rows.append(asdict(ImageRecord(image_id, path, place, *size, sha256)))
+                if len(rows) == ROW_GROUP:
+                    writer.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA))
+                    rows.clear()
+            if rows:
+                writer.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA))
+        if _content(listing, digests) != content:
+            raise UserError(
+                f"images: files of {listing.source} have changed while they were read",
+                "Run again when nobody writes there.",
+            )
+        if len(bad) == len(digests):
+            raise UserError(
+                f"images: none of the {len(bad)} images of {listing.source} is usable; "
+                f"the first, {bad[0]['path']}: {bad[0]['reason']}",
+                "Check the path and the files.",
+            )
         pq.write_table(pa.Table.from_pylist(bad, QUARANTINE_SCHEMA), draft.file(QUARANTINE_FILE))
-        draft.counts = {"images": len(good), "quarantined": len(bad)}
+        draft.counts = {"images": len(digests) - len(bad), "quarantined": len(bad)}
     return draft.artifact
 
 
@@ -265,12 +279,56 @@ def load_index(index: Artifact) -> list[ImageRecord]:
     return list(iter_index(index))
 
 
-def iter_index(index: Artifact, batch: int = 1024) -> Iterator[ImageRecord]:
-    """The usable images of an index one after the other, without holding them all."""
+def iter_index(index: Artifact, first: int = 0) -> Iterator[ImageRecord]:
+    """The usable images of an index one after the other, without holding them all.
+
+    Args:
+        index: The index.
+        first: So many are skipped.
+    """
     with pq.ParquetFile(index.file(INDEX_FILE)) as file:
-        for rows in file.iter_batches(batch):
-            for row in rows.to_pylist():
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        ends = list(accumulate(sizes))
+        groups = [group for group, end in enumerate(ends) if end > first]
+        skip = first - (ends[groups[0]] - sizes[groups[0]]) if groups else 0
+        for batch in file.iter_batches(ROW_GROUP, groups) if groups else ():
+            for row in batch[skip:].to_pylist() if skip < len(batch) else ():
                 yield ImageRecord(**row)
+            skip = max(skip - len(batch), 0)
+
+
+@dataclass(frozen=True)
+class Part(Sequence[ImageRecord]):
+    """Consecutive images of an index, read when they are asked for: a pool may have a million.
+
+    Attributes:
+        whole: The index.
+        first: How many images come before.
+        size: How many they are.
+    """
+
+    whole: Artifact
+    first: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return islice(iter_index(self.whole, self.first), self.size)
+
+    @overload
+    def __getitem__(self, place: int) -> ImageRecord: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[ImageRecord]: ...
+    def __getitem__(self, place: int | slice) -> ImageRecord | list[ImageRecord]:
+        return list(self)[place]
+
+
+def index_parts(index: Artifact, size: int) -> list[Part]:
+    """The images of an index in runs of at most ``size``."""
+    count = index.counts["images"]
+    return [Part(index, first, min(size, count - first)) for first in range(0, count, size)]
 
 
 def load_quarantine(index: Artifact) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from model_zoo.adapters.base import Detector, Image, InferenceSettings
 from model_zoo.cores import thread_limit
 from tasks import unanswered
 from tasks.devices import reserve_device
-from tasks.image_index import ImageRecord, load_index, shards
+from tasks.image_index import ImageRecord, index_parts, iter_index, shards
 from tasks.pixels import Batch, batches
 from tasks.progress import Tracker
 from tasks.step import step
@@ -100,7 +100,7 @@ def missing_shards(
 ) -> int:
     """How many images still have to be shown to the teacher."""
     missing = 0
-    for records in shards(load_index(index), settings.shard_size):
+    for records in index_parts(index, settings.shard_size):
         found, _ = unanswered.find(store, shard_key(teacher, records, settings, look))
         missing += len(records) if found is None else found.counts.get("unanswered", 0)
     return missing
@@ -149,11 +149,11 @@ def run_teachers(
         UserError: A teacher left images unanswered, more than may be. What
             was answered is kept.
     """
-    records = load_index(index)
+    parts: Sequence[Sequence[ImageRecord]] = index_parts(index, settings.shard_size)
     if only is not None:
         wanted = set(only.tolist())
-        records = [record for record in records if record.image_id in wanted]
-    parts = list(shards(records, settings.shard_size))
+        chosen = [record for record in iter_index(index) if record.image_id in wanted]
+        parts = list(shards(chosen, settings.shard_size))
     limit = settings.max_unanswered if incomplete else 0.0
     found: dict[str, list[Artifact]] = {}
     for team in teams(teachers):
@@ -288,6 +288,7 @@ class _Crew:
         Where one of them fails, the others still finish: what they found is
         kept, and the error is raised at the end.
         """
+        records = list(records)  # of an index they are read each time
         shares = [_Share(self, teacher, records) for teacher in self.team]
         working = [share for share in shares if share.missing]
         if working:

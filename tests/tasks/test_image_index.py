@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from composition import label_space as spaces
 from composition.errors import UserError
 from model_zoo.images import read_rgb
 from tasks.image_index import (
     build_index,
     content_digest,
     find_index,
+    index_parts,
+    iter_index,
     list_images,
     load_index,
     load_quarantine,
 )
 from tasks.store import Store
+from tests.tasks.pools import make_pool
 
 
 def _png(path: Path, width: int = 8, height: int = 6) -> Path:
@@ -171,3 +175,17 @@ def test_a_pool_without_one_good_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 1 images"):
         build_index(Store(tmp_path / "store"), list_images(tmp_path))
+
+
+@pytest.mark.parametrize("images", [1, 1023, 1024, 2500])
+def test_parts_of_an_index_are_read_where_they_lie(tmp_path: Path, images: int) -> None:
+    space = spaces.build({"a": ("x",)})
+    index = make_pool(Store(tmp_path / "store"), space, images, 5000, boxes=1).index
+    whole = load_index(index)
+    for size in (700, 1024, 5000):
+        parts = index_parts(index, size)
+        assert [len(part) for part in parts] == [len(list(part)) for part in parts]
+        assert [record for part in parts for record in part] == whole
+        assert parts[-1][-1] == whole[-1]
+        assert parts[0][:2] == whole[:2]
+    assert list(iter_index(index, images)) == []
