@@ -279,11 +279,12 @@ def load_index(index: Artifact) -> list[ImageRecord]:
     return list(iter_index(index))
 
 
-def iter_index(index: Artifact, first: int = 0) -> Iterator[ImageRecord]:
+def iter_index(index: Artifact, batch: int = ROW_GROUP, *, first: int = 0) -> Iterator[ImageRecord]:
     """The usable images of an index one after the other, without holding them all.
 
     Args:
         index: The index.
+        batch: So many are in memory at a time.
         first: So many are skipped.
     """
     with pq.ParquetFile(index.file(INDEX_FILE)) as file:
@@ -291,10 +292,10 @@ def iter_index(index: Artifact, first: int = 0) -> Iterator[ImageRecord]:
         ends = list(accumulate(sizes))
         groups = [group for group, end in enumerate(ends) if end > first]
         skip = first - (ends[groups[0]] - sizes[groups[0]]) if groups else 0
-        for batch in file.iter_batches(ROW_GROUP, groups) if groups else ():
-            for row in batch[skip:].to_pylist() if skip < len(batch) else ():
+        for rows in file.iter_batches(batch, groups) if groups else ():
+            for row in rows[skip:].to_pylist() if skip < len(rows) else ():
                 yield ImageRecord(**row)
-            skip = max(skip - len(batch), 0)
+            skip = max(skip - len(rows), 0)
 
 
 @dataclass(frozen=True)
@@ -315,7 +316,7 @@ class Part(Sequence[ImageRecord]):
         return self.size
 
     def __iter__(self) -> Iterator[ImageRecord]:
-        return islice(iter_index(self.whole, self.first), self.size)
+        return islice(iter_index(self.whole, first=self.first), self.size)
 
     @overload
     def __getitem__(self, place: int) -> ImageRecord: ...

@@ -188,4 +188,4 @@ def test_parts_of_an_index_are_read_where_they_lie(tmp_path: Path, images: int) 
         assert [record for part in parts for record in part] == whole
         assert parts[-1][-1] == whole[-1]
         assert parts[0][:2] == whole[:2]
-    assert list(iter_index(index, images)) == []
+    assert list(iter_index(index, first=images)) == []
