@@ -39,21 +39,11 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 # only where the students' start knows all of the classes; elsewhere there is no trial
 NO_TRIAL: dict[str, dict[str, Any]] = {"ours_no_trial": {"keep_start": "never"}}
 # every box is certain, and whatever is no box is background
-_HARD = {"weights": "hard", "ignore": False, "class_mask": False}
+_STOCK = {"student": {"weights": "hard", "ignore": False, "class_mask": False}, "keep_start": "never"}
 BASELINES: dict[str, dict[str, Any]] = {
-    "naive": {
-        "fuse": {"method": "nms"},
-        "filter": {"rule": "fixed", "keep": 0.5},
-        "student": _HARD,
-        "keep_start": "never",
-    },
+    "naive": {"fuse": {"method": "nms"}, "filter": {"rule": "fixed", "keep": 0.5}, **_STOCK},
     # stock WBF halves the score of a box whose class only one of two teachers knows: half the threshold
-    "wbf": {
-        "fuse": {"method": "wbf"},
-        "filter": {"rule": "fixed", "keep": 0.25},
-        "student": _HARD,
-        "keep_start": "never",
-    },
+    "wbf": {"fuse": {"method": "wbf"}, "filter": {"rule": "fixed", "keep": 0.25}, **_STOCK},
 }
 COMPOSED = ("ours", *BASELINES, *ABLATIONS, *NO_TRIAL)
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.teachers import TEACHERS, add_teacher
-from tasks.evaluate import Dataset
+from tasks.evaluate import Dataset, load_dataset
 from tasks.home import Home
 
 RESULTS = Path(__file__).parent / "results" / "ensembles.json"
@@ -52,10 +52,10 @@ def measure(
     """
     from composition import label_space as spaces
     from composition.fusion import fuser
-    from tasks import ensemble, evaluate
+    from tasks import ensemble
     from tasks.image_index import POOL_SAMPLE
 
-    labelled = evaluate.load_dataset(data / "coco" / "train.json")
+    labelled = load_dataset(data / "coco" / "train.json")
     members = [add_teacher(home, data, name) for name in names]
     space = spaces.build({teacher.name: teacher.manifest.vocabulary for teacher in members})
     figures = {}
@@ -87,8 +87,6 @@ def main() -> None:
     chosen = parser.parse_args()
     if not (chosen.data / "coco" / "val.json").is_file():
         sys.exit(f"no data at {chosen.data}; set DETCOMPOSE_DATA")
-    from tasks.evaluate import load_dataset
-
     dataset = load_dataset(chosen.data / "coco" / "val.json")
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))

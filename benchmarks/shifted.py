@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     default = Path(os.environ.get("DETCOMPOSE_DATA", "../shared/data"))
     parser.add_argument("--data", type=Path, default=default, help="folder with coco/ and teachers/")
-    parser.add_argument("--home", type=Path, help="keeps copies and detections; default: a temporary folder")
+    parser.add_argument("--home", type=Path, help="keeps the detections; default: a temporary folder")
     parser.add_argument("--versions", type=int, default=9, help="with the images as they are")
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args()

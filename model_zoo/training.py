@@ -137,6 +137,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
         )
     facts = {"images": len(records), "steps": trained.steps, "planned_steps": trained.planned_steps}
+    training = {**decisive, "student": student.name, **facts}
     return write_mmdet_bundle(
         output,
         name=name,
@@ -144,7 +145,7 @@ def train(
         state_dict=trained.state,
         vocabulary=vocabulary,
         input=input_spec(student, settings.image_size),
-        provenance={"training": {**decisive, "student": student.name, **facts}, **dict(provenance or {})},
+        provenance={"training": training, **dict(provenance or {})},
         license=license,
     )
 

@@ -51,18 +51,14 @@ def run(
     """Trains, or goes on training; see `model_zoo.training.train`."""
     import_mmdet()  # its logger outlives this training
     with process_state(threads):
-        torch.manual_seed(seed)
-        model = build_model(config)
-        model.init_weights()
+        model = _untrained(config, seed)
         if imperfect(records):
             imperfect_labels.enable(model)
         samples = TrainingSet(records, settings, seed)
         shown = shown_images(records)
         sampler = EpochSampler(shown, settings.batch_size, seed, (get_rank(), get_world_size()))
         if not (work_dir / training_checkpoint.FILE).exists():
-            # of all processes' images: they start from the same weights, whatever their number
-            whole = EpochSampler(shown, settings.batch_size, seed)
-            _start(model, student, settings, vocabulary, warm_start_bundle, samples, whole)
+            _start(model, student, vocabulary, warm_start_bundle, samples)
         if settings.norm == "frozen":
             freeze_norms(model)
         # a fifth to a quarter faster on a CPU, for every student; inputs follow the weights
@@ -119,31 +115,34 @@ def start_state(
     """The weights that a training begins with; see `model_zoo.training.keep_start`."""
     import_mmdet()
     with process_state(1):
-        torch.manual_seed(seed)
-        model = build_model(config)
-        model.init_weights()
-        samples = TrainingSet(records, settings, seed)
-        sampler = EpochSampler(shown_images(records), settings.batch_size, seed)
-        _start(model, student, settings, vocabulary, warm_start_bundle, samples, sampler)
+        model = _untrained(config, seed)
+        _start(model, student, vocabulary, warm_start_bundle, TrainingSet(records, settings, seed))
         return {name: value.detach().cpu() for name, value in model.state_dict().items()}
+
+
+def _untrained(config: Mapping[str, Any], seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    model: torch.nn.Module = build_model(config)
+    model.init_weights()  # type: ignore[operator]  # mmengine's, which nn.Module does not have
+    return model
 
 
 def _start(
     model: torch.nn.Module,
     student: StudentConfig,
-    settings: StudentSettings,
     vocabulary: tuple[str, ...],
     folder: Path | None,
     samples: TrainingSet,
-    sampler: EpochSampler,
 ) -> None:
-    if settings.warm_start == "imagenet":
+    if samples.settings.warm_start == "imagenet":
         warm_start.from_imagenet(model, student)
     elif folder is not None and warm_start.from_bundle(model, student, vocabulary, folder).folded:
-        warm_start.unfold_batch_norm(model, _batches(samples, sampler))
+        warm_start.unfold_batch_norm(model, _batches(samples))
 
 
-def _batches(samples: TrainingSet, sampler: EpochSampler) -> Iterator[Any]:
+def _batches(samples: TrainingSet) -> Iterator[Any]:
+    # of all processes' images: they start from the same weights, whatever their number
+    sampler = EpochSampler(shown_images(samples.records), samples.settings.batch_size, samples.seed)
     keys = iter(sampler)
     for _ in range(min(CALIBRATION_BATCHES, sampler.steps)):
         yield pseudo_collate([samples[next(keys)] for _ in range(sampler.batch_size)])

@@ -78,11 +78,9 @@ def _fused_shard(
         return found
     raw = {name: load_detections(part) for name, part in parts.items()}
     raw = {name: rows[rows.score >= np.float32(floor)] for name, rows in raw.items()}
-    tables = [spaces.map_detections(space, name, rows) for name, rows in raw.items()]
     images = next(iter(parts.values())).counts["images"]
-    silent = {name: set(unanswered.load(part)) for name, part in parts.items()}
-    fused, sums = fuse_answered(tables, space, fuser, images, list(silent.values()))
-    regions = pseudo.open_regions(space, raw, fuser)
+    silent = [set(unanswered.load(part)) for part in parts.values()]
+    fused, regions, sums = fuse_raw(raw, space, fuser, images, silent)
     inputs = {**{name: part.digest for name, part in parts.items()}, "label-space": spaces.digest(space)}
     with store.write("fused", key, inputs) as draft:
         pq.write_table(pseudo.fused_to_arrow(fused), draft.file(FUSED_FILE))
@@ -90,6 +88,30 @@ def _fused_shard(
         draft.file(STATISTICS_FILE).write_text(json.dumps(statistics.to_dict(sums)))
         draft.counts = {"images": images, "boxes": len(fused), "regions": len(regions)}
     return draft.artifact
+
+
+def fuse_raw(
+    raw: Mapping[str, Detections],
+    space: LabelSpace,
+    fuser: Fuser,
+    images: int,
+    silent: Sequence[Collection[int]],
+) -> tuple[Fused, Fused, Statistics]:
+    """Maps detections into the union classes and fuses them.
+
+    Args:
+        raw: Teacher name to its detections in its own classes.
+        space: The label space.
+        fuser: The fuser.
+        images: How many images they are of.
+        silent: Per teacher, the ids of the images on which it has not spoken.
+
+    Returns:
+        The fused boxes, what broader classes leave open, and the statistics of the boxes.
+    """
+    tables = [spaces.map_detections(space, name, rows) for name, rows in raw.items()]
+    fused, sums = fuse_answered(tables, space, fuser, images, silent)
+    return fused, pseudo.open_regions(space, raw, fuser), sums
 
 
 def fuse_answered(

@@ -20,7 +20,7 @@ from model_zoo.adapters.base import Image, InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.images import BadImageError
 from tasks.diagnosis import load_diagnosis
-from tasks.image_index import ImageRecord, load_index
+from tasks.image_index import ImageRecord, iter_index
 from tasks.infer import load_detections
 from tasks.label import iter_labels
 from tasks.pixels import read_record
@@ -234,7 +234,7 @@ def _pictures(done: Finished) -> tuple[Picture, ...]:
         views[teacher.name] = mapped[mapped.score >= SHOWN_SCORE]
     labels = pseudo.concatenate(list(islice(iter_labels(done.labels), _SAMPLED_SHARDS)))
     sampled = sum(shard.counts["images"] for shard in done.shards[done.teachers[0].name][:_SAMPLED_SHARDS])
-    records = {record.image_id: record for record in load_index(done.index)[:sampled]}
+    records = {record.image_id: record for record in islice(iter_index(done.index), sampled)}
     ranked = choose_pictures(views, list(records), len(records))
     student = as_teacher(done.student)
     detector = open_detector(student.folder, InferenceSettings(score_floor=SHOWN_SCORE))

@@ -156,11 +156,16 @@ def _train(
                 **how,
             )
             draft.file(HISTORY_FILE).write_text(json.dumps(history.epochs, indent=2) + "\n")
-            draft.counts = {
-                "classes": len(manifest.vocabulary),
-                "bytes": sum(entry.bytes for entry in manifest.files.values()),
-            }
+            draft.counts = student_counts(manifest)
     return draft.artifact
+
+
+def student_counts(manifest: bundle.Manifest) -> dict[str, int]:
+    """What an artifact of a student says about its size."""
+    return {
+        "classes": len(manifest.vocabulary),
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+    }
 
 
 class _History:

@@ -28,7 +28,7 @@ from composition.label_space import LabelSpace
 from model_zoo.student_settings import StudentSettings
 from model_zoo.training import keep_start
 from tasks import fusers, unanswered
-from tasks.aggregate import fuse_answered
+from tasks.aggregate import fuse_raw
 from tasks.comparison import examine
 from tasks.evaluate import index_dataset, load_dataset, run_on_dataset
 from tasks.infer import load_images
@@ -38,7 +38,7 @@ from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
 from tasks.thresholds import load_thresholds
-from tasks.train import BUNDLE, HISTORY_FILE
+from tasks.train import BUNDLE, HISTORY_FILE, student_counts
 
 TRIAL_VERSION = 1
 SHARE = 10
@@ -245,10 +245,7 @@ def student_of_start(
             provenance=provenance,
         )
         draft.file(HISTORY_FILE).write_bytes(trained.file(HISTORY_FILE).read_bytes())
-        draft.counts = {
-            "classes": len(vocabulary),
-            "bytes": sum(entry.bytes for entry in manifest.files.values()),
-        }
+        draft.counts = student_counts(manifest)
     return draft.artifact
 
 
@@ -273,9 +270,8 @@ def _reference(
         raw[name] = joined[:0] if name in own else joined[joined.score >= np.float32(floor)]
         quiet = {image for part in parts for image in unanswered.load(part)}
         silent.append(set(images) if name in own else quiet & set(images))
-    mapped = [spaces.map_detections(space, name, rows) for name, rows in raw.items()]
-    fused, _ = fuse_answered(mapped, space, fuser, len(images), silent)
-    labels, _ = pseudo.decide(fused, pseudo.open_regions(space, raw, fuser), rules)
+    fused, regions, _ = fuse_raw(raw, space, fuser, len(images), silent)
+    labels, _ = pseudo.decide(fused, regions, rules)
     return labels
 
 
