@@ -1,9 +1,8 @@
-"""Showing a picture a second time in the mirror, and taking the mean of what is seen.
+"""Showing a picture in the mirror, too.
 
-The mean of several looks is a better detection than one (test-time augmentation; on unlabeled
-images Radosavovic et al., "Data Distillation", CVPR 2018). A mirror changes some classes, such
-as digits or arrows: whether it does is told without labels (ours), by whether it confirms fewer
-boxes than a harmless disturbance (`composition.second_look`) does.
+A mirror changes some classes, such as digits or arrows: whether it does is told without labels
+(ours), by whether it confirms fewer boxes than a harmless disturbance (`composition.second_look`)
+does. What becomes of both looks: `composition.looks`.
 """
 
 from __future__ import annotations
@@ -13,13 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from composition import detections as table
 from composition.confirmation import CONFIRMING_IOU, overlaps
 from composition.detections import Detections
-from composition.fusion.wbf import Wbf
 
-SAME_IOU = 0.6
-"""From this IoU on, boxes of two looks are one; that of `composition.fusion.expert`."""
 FAITHFUL = 0.8
 """Share of what the border confirms that the mirror must confirm. COCO's, VOC's and our cards' and
 blood cells' classes have 0.89 to 1.3; of the digits only 0, 1 and 8 have more than 0.61."""
@@ -83,25 +78,3 @@ def faithfulness(first: Detections, border: Detections, mirror: Detections, clas
         return Faithfulness(np.nan, np.full(classes, np.nan))
     overall = float(by_mirror.sum() / by_border.sum())
     return Faithfulness(overall, (by_mirror + PRIOR * overall) / (by_border + PRIOR))
-
-
-def merged(first: Detections, mirror: Detections, classes: tuple[int, ...], most: int) -> Detections:
-    """The mean of two looks: weighted boxes fusion of them, for some classes.
-
-    Args:
-        first: What is seen on the pictures.
-        mirror: What is seen in the mirror, turned back.
-        classes: Those to look at in the mirror; boxes of others stay as they are.
-        most: Boxes per picture, the best by score.
-
-    Returns:
-        The boxes, sorted. The score of a box that one look does not have is halved. ``spread`` is
-        1 - IoU with the look from which it is farther, so 1 where one does not have it; boxes of
-        other classes keep theirs.
-    """
-    kept = np.isin(first.class_id, classes)
-    looks = [first[kept], mirror[np.isin(mirror.class_id, classes)]]
-    mean = Wbf(iou=SAME_IOU).fuse(looks).detections
-    nearest = np.minimum(*(overlaps(mean, look) for look in looks))
-    spread = np.where(nearest >= SAME_IOU, 1 - nearest, 1).astype(np.float32)
-    return table.strongest(table.concatenate([replace(mean, spread=spread), first[~kept]]), most)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from composition.zoom import PARTS
 from flows.plan import LabelPlan, Plan
+from flows.recipe import Recipe
 from model_zoo.adapters.base import InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.mmdet_runtime import build_model
@@ -62,7 +64,7 @@ def _inference(home: Home, plan: LabelPlan, others: int) -> dict[str, Any]:
         else len(plan.listing.paths)
         for teacher in plan.teachers
     }
-    looks = 2 if plan.recipe.mirrors else 1  # at most: not every teacher looks in the mirror
+    looks = _passes(plan.recipe)
     shown = {teacher.name: missing[teacher.name] * looks + others for teacher in plan.teachers}
     timed = [teacher for teacher in plan.teachers if shown[teacher.name] and not teacher.is_service]
     seconds = sum(shown[teacher.name] * _seconds_per_image(teacher) for teacher in timed)
@@ -77,6 +79,12 @@ def _inference(home: Home, plan: LabelPlan, others: int) -> dict[str, Any]:
         "inference_seconds": round(seconds, 1),
         "text": {"inference": " and ".join(text) or "none, the store has it"},
     }
+
+
+def _passes(recipe: Recipe) -> int:
+    """How many pictures a teacher is shown for an image, at most: not every look serves every teacher."""
+    further = {"none": 0, "flip": 1, "zoom": PARTS, "auto": 1 + PARTS}
+    return 1 + (further[recipe.generate.augment] if recipe.looks_again else 0)
 
 
 def _seconds_per_image(teacher: Teacher) -> float:

@@ -20,8 +20,8 @@ from tasks.home import Home
 from tasks.image_index import ImageList, content_digest, list_images
 from tasks.infer import INFERENCE_VERSION
 from tasks.label import LABEL_VERSION
+from tasks.looks import LOOKS_VERSION
 from tasks.method_settings import LABEL_RULES, CalibrateSettings, Calibration, Rule
-from tasks.mirror import MIRROR_VERSION
 from tasks.remote_images import url_of
 from tasks.store import digest_of
 from tasks.teachers import Teacher
@@ -72,7 +72,7 @@ class LabelPlan:
             spaces.digest(self.space),
             self.images_digest,
             recipe.generate.decisive(),
-            *([[recipe.generate.augment, MIRROR_VERSION]] if recipe.mirrors else []),
+            *([[recipe.generate.augment, LOOKS_VERSION]] if recipe.looks_again else []),
             self.calibration,
             self._labels_used,
             self.rule,

@@ -10,7 +10,7 @@ from composition.aliases import require_known
 from composition.errors import UserError
 from composition.fusion import Fuser
 from flows.plan import LabelPlan, make_label_plan
-from flows.pseudo_labelling import calibrate, look_in_the_mirror, thresholds
+from flows.pseudo_labelling import calibrate, thresholds
 from flows.recipe import Recipe
 from tasks import unanswered
 from tasks.aggregate import fuse_shards
@@ -19,7 +19,7 @@ from tasks.home import Home
 from tasks.image_index import build_index, find_index
 from tasks.infer import missing_shards, run_teachers
 from tasks.label import label_pool
-from tasks.mirror import find_mirrors, in_the_mirror
+from tasks.looks import find_looks, look_again, looking
 from tasks.preview import Preview, collect, pick, ranked
 from tasks.store import Artifact, Store
 from tasks.thresholds import find_thresholds
@@ -55,45 +55,45 @@ def preview(recipe: Recipe, home: Home, count: int, name: str | None = None) -> 
         paths = tuple(sorted(ranked(plan.listing.paths)[:wanted]))
         index = build_index(home.store, replace(plan.listing, paths=paths))
     shards = run_teachers(home.store, plan.teachers, index, recipe.generate, incomplete=True)
-    looking = _looking(home.store, plan, index, shards)
-    seen = look_in_the_mirror(partial(run_teachers, incomplete=True), home.store, looking, index, shards)
+    again = _looking(home.store, plan, index, shards)
+    run = partial(run_teachers, incomplete=True)
+    seen = look_again(run, home.store, again.teachers, index, shards, recipe.generate)
     try:
-        fuser = load_fuser(calibrate(calibrate_fuser, home.store, looking, index, seen))
+        fuser = load_fuser(calibrate(calibrate_fuser, home.store, again, index, seen))
     except UserError:
         if whole or plan.calibration != "label-free":
             raise
         # a few images may hold too few boxes to learn from
         rule = recipe.filter.chosen(plan.labelled is not None, "none")
-        looking = replace(looking, calibration="none", rule=rule)
-        fuser = load_fuser(calibrate(calibrate_fuser, home.store, looking, index, seen))
-    fused, labels = _labels(home.store, looking, index, seen, fuser)
+        again = replace(again, calibration="none", rule=rule)
+        fuser = load_fuser(calibrate(calibrate_fuser, home.store, again, index, seen))
+    fused, labels = _labels(home.store, again, index, seen, fuser)
     records = pick(index, labels, plan.space, count, name)
     images = collect(records, shards, fused, labels)
-    return Preview(recipe.name, plan.space, images, whole, looking.calibration != "none", pool)
+    return Preview(recipe.name, plan.space, images, whole, again.calibration != "none", pool)
 
 
 def _is_done(store: Store, plan: LabelPlan, index: Artifact) -> bool:
-    """Whether the teachers have seen the whole pool, also in the mirror where they look there."""
+    """Whether the teachers have seen the whole pool, in all the looks that they take."""
     generate = plan.recipe.generate
     if any(missing_shards(store, teacher, index, generate) for teacher in plan.teachers):
         return False
     shards = run_teachers(store, plan.teachers, index, generate, incomplete=True)
-    looking = _looking(store, plan, index, shards)
     return not any(
-        missing_shards(store, teacher, index, generate, "mirror")
-        for teacher in looking.teachers
-        if teacher.mirrored
+        missing_shards(store, teacher, index, generate, look)
+        for teacher in _looking(store, plan, index, shards).teachers
+        for look in teacher.further_looks
     )
 
 
 def _looking(
     store: Store, plan: LabelPlan, index: Artifact, shards: Mapping[str, Sequence[Artifact]]
 ) -> LabelPlan:
-    """The plan with the classes for which its teachers look in the mirror."""
-    if not plan.recipe.mirrors:
+    """The plan with the further looks that its teachers take."""
+    if not plan.recipe.looks_again:
         return plan
-    found = find_mirrors(store, plan.teachers, index, shards, plan.recipe.generate)
-    return replace(plan, teachers=tuple(in_the_mirror(plan.teachers, found)))
+    found = find_looks(store, plan.teachers, index, shards, plan.recipe.generate)
+    return replace(plan, teachers=tuple(looking(plan.teachers, found)))
 
 
 def _labels(

@@ -18,7 +18,7 @@ from tasks.diagnosis import diagnose_task, load_diagnosis
 from tasks.fan_out import Runner, inference
 from tasks.image_index import index_images, load_quarantine
 from tasks.label import label
-from tasks.mirror import find_mirrors_task, in_the_mirror, merge_shards
+from tasks.looks import find_looks_task, look_again, looking
 from tasks.store import Artifact, Store
 from tasks.teachers import Teacher
 from tasks.thresholds import thresholds_task
@@ -37,9 +37,9 @@ class PseudoLabelling:
 
     Attributes:
         index: The images.
-        teachers: With the classes for which they look in the mirror, too.
+        teachers: With the further looks that they take.
         shards: Teacher name to its detections on the images as they are.
-        seen: The same, with the mirror: what was fused.
+        seen: The same with further looks: what was fused.
         fuser: Calibrated where it can be.
         fused: The fused boxes, shard by shard.
         thresholds: Per class, from which score on a box is a label.
@@ -93,22 +93,23 @@ def make_pseudo_labels(
         log.warning(
             "teacher %s has not spoken on %d images: its classes are not background there", name, len(images)
         )
-    seen, looking = shards, plan
-    if recipe.mirrors:
-        with watch.step("mirror") as step:
-            found = find_mirrors_task(store, plan.teachers, index, shards, recipe.generate)
+    seen, again = shards, plan
+    if recipe.looks_again:
+        with watch.step("look again") as step:
+            found = find_looks_task(store, plan.teachers, index, shards, recipe.generate)
             step.done(found)
-            looking = replace(plan, teachers=tuple(in_the_mirror(plan.teachers, found)))
-            seen = look_in_the_mirror(partial(inference, runner=runner), store, looking, index, shards)
+            again = replace(plan, teachers=tuple(looking(plan.teachers, found)))
+            run = partial(inference, runner=runner)
+            seen = look_again(run, store, again.teachers, index, shards, recipe.generate)
     with watch.step("calibrate") as step:
-        calibrated = calibrate(calibrate_task, store, looking, index, seen)
+        calibrated = calibrate(calibrate_task, store, again, index, seen)
         fuser = load_fuser(calibrated)
         step.done(calibrated)
     with watch.step("aggregate") as step:
         fused = aggregate(store, seen, plan.space, fuser, recipe.filter.floor)
         step.done(*fused)
     with watch.step("thresholds") as step:
-        limits = thresholds(thresholds_task, store, looking, fused, fuser)
+        limits = thresholds(thresholds_task, store, again, fused, fuser)
         step.done(limits)
     with watch.step("label") as step:
         labels = label(store, index, fused, plan.space, recipe.filter, limits, silent)
@@ -129,29 +130,7 @@ def make_pseudo_labels(
         step.done(diagnosis)
         step.run.artifacts(diagnosis.folder, "diagnosis")
         _show_diagnosis(diagnosis, labels, step.run)
-    return PseudoLabelling(index, looking.teachers, shards, seen, fuser, fused, limits, labels, diagnosis)
-
-
-def look_in_the_mirror(
-    infer: Callable[..., dict[str, list[Artifact]]],
-    store: Store,
-    plan: LabelPlan,
-    index: Artifact,
-    shards: Mapping[str, Sequence[Artifact]],
-) -> dict[str, list[Artifact]]:
-    """The mean of both looks of those teachers of a plan that look in the mirror; the shards of the others.
-
-    Args:
-        infer: Runs teachers: `tasks.fan_out.inference`, or `tasks.infer.run_teachers`.
-        store: Where the shards go.
-        plan: What to do.
-        index: The images.
-        shards: Teacher name to what it sees on the images as they are.
-    """
-    settings = plan.recipe.generate
-    asked = [teacher for teacher in plan.teachers if teacher.mirrored]
-    mirrored = infer(store, asked, index, settings, look="mirror") if asked else {}
-    return merge_shards(store, plan.teachers, shards, mirrored, settings)
+    return PseudoLabelling(index, again.teachers, shards, seen, fuser, fused, limits, labels, diagnosis)
 
 
 def calibrate(

@@ -109,11 +109,10 @@ class Recipe(_Section):
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
 
     @property
-    def mirrors(self) -> bool:
-        """Whether the teachers may look in the mirror; stock fusers stay as they are known."""
-        return self.generate.augment == "flip" or (
-            self.generate.augment == "auto" and self.fuse.method == "expert"
-        )
+    def looks_again(self) -> bool:
+        """Whether the teachers may take further looks; stock fusers stay as they are known."""
+        augment = self.generate.augment
+        return augment != "none" and (augment != "auto" or self.fuse.method == "expert")
 
     @property
     def detection_floor(self) -> float:

@@ -308,7 +308,7 @@ def measure_costs(
     index = index_dataset(store, dataset)
     found = {teacher.name: run_on_dataset(store, teacher, dataset, index) for teacher in teachers}
     fusing = time_fusion(fuser, space, found, len(dataset.coco["images"]))
-    looks = [2 if teacher.mirrored else 1 for teacher in teachers]
+    looks = [teacher.passes for teacher in teachers]
     costs[ENSEMBLE] = together([costs[teacher.name] for teacher in teachers], fusing, looks)
     return costs
 

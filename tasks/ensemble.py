@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,10 @@ from composition.label_free import calibrate_label_free
 from composition.label_space import LabelSpace
 from composition.matching import Objects, objects
 from tasks.evaluate import SETTINGS, Dataset, few_images, index_dataset, require_shared, run_on_dataset
-from tasks.infer import Look, run_teachers
-from tasks.mirror import find_mirrors, in_the_mirror
+from tasks.infer import run_teachers
+from tasks.looks import find_looks, looking
 from tasks.store import Store
-from tasks.teachers import Teacher
+from tasks.teachers import Look, Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class EnsembleResult:
 
     Attributes:
         ensemble: The fused detections.
-        teachers: Every teacher alone, by name, without a mirror.
+        teachers: Every teacher alone, by name, looking once.
     """
 
     ensemble: Metrics
@@ -47,26 +47,26 @@ class EnsembleResult:
         }
 
 
-def with_mirrors(
+def with_looks(
     store: Store,
     teachers: Sequence[Teacher],
     dataset: Dataset,
     images: int,
     augment: str = "auto",
 ) -> list[Teacher]:
-    """The teachers, looking in the mirror for the classes that it does not change.
+    """The teachers, with the further looks that serve them.
 
     Args:
         store: Keeps the detections.
         teachers: The detectors.
-        dataset: Images to try it out on; their labels are not read.
+        dataset: Images to try them out on; their labels are not read.
         images: At most so many of them, in the order of a hash of their names.
-        augment: auto or flip, see `tasks.infer.GenerateSettings`.
+        augment: auto, flip or zoom, see `tasks.infer.GenerateSettings`.
     """
     index = index_dataset(store, few_images(dataset, images))
     settings = SETTINGS.model_copy(update={"augment": augment})
     shards = run_teachers(store, teachers, index, settings)
-    return in_the_mirror(teachers, find_mirrors(store, teachers, index, shards, settings))
+    return looking(teachers, find_looks(store, teachers, index, shards, settings))
 
 
 def evaluate_ensemble(
@@ -79,8 +79,8 @@ def evaluate_ensemble(
     """
     categories = require_shared(dataset, space.classes, "the label space")
     look = _looker(store, space, dataset)
-    alone = [look(replace(one, mirrored=())) for one in teachers]
-    tables = [look(one) if one.mirrored else own for one, own in zip(teachers, alone, strict=True)]
+    alone = [look(one.looking_once) for one in teachers]
+    tables = [look(one) if one.further_looks else own for one, own in zip(teachers, alone, strict=True)]
 
     def measure(found: Detections) -> Metrics:
         return evaluation.evaluate(found, dataset.coco, space.classes, restrict_to=categories)

@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from composition.errors import UserError
 from composition.evaluation import Metrics
 from composition.fusion import Fuser, Nms, Wbf
 from composition.label_space import LabelSpace
-from composition.mirror import merged
 from tasks import fusers
 from tasks.comparison import Outcome, Row, examine, with_leads
 from tasks.image_index import (
@@ -34,11 +33,12 @@ from tasks.image_index import (
     load_quarantine,
     read_json,
 )
-from tasks.infer import GenerateSettings, Look, load_all, run_inference
+from tasks.infer import GenerateSettings, load_all, run_inference, run_teachers
 from tasks.label_files import coco_file, find_label_files
+from tasks.looks import look_again
 from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
-from tasks.teachers import Teacher
+from tasks.teachers import Look, Teacher
 
 log = logging.getLogger("detcompose")
 
@@ -178,14 +178,13 @@ def run_on_dataset(
 ) -> Detections:
     """Runs a detector on the index of a data set; image ids are those of the data set.
 
-    The first look is the mean with the one in the mirror, for the classes for which the detector
-    looks there.
+    The first look is joined with the further ones that the detector takes.
     """
-    found = load_all(run_inference(store, detector, index, SETTINGS, look))
-    if look == "first" and detector.mirrored:
-        again = load_all(run_inference(store, detector, index, SETTINGS, "mirror"))
-        found = merged(found, again, detector.mirrored, SETTINGS.max_detections)
-    return table.with_image_ids(found, dataset_ids(dataset, index))
+    name = detector.name
+    shards = run_inference(store, detector, index, SETTINGS, look)
+    if look == "first" and detector.further_looks:
+        shards = look_again(run_teachers, store, [detector], index, {name: shards}, SETTINGS)[name]
+    return table.with_image_ids(load_all(shards), dataset_ids(dataset, index))
 
 
 def dataset_ids(dataset: Dataset, index: Artifact) -> NDArray[np.int64]:
@@ -277,8 +276,7 @@ def compare_detectors(
         store: Where the result goes.
         name: Name of the data set.
         dataset: The data set.
-        teachers: The teachers, named as in the label space; in the mirror they look for ``fusing``
-            only.
+        teachers: The teachers, named as in the label space; further looks are for ``fusing`` only.
         students: Role (``student`` or ``baseline``) and detector, whose vocabulary is the label space.
         space: The label space.
         fusing: The fuser of the composition; it and the two stock ones, with
@@ -305,7 +303,7 @@ def compare_detectors(
         return spaces.map_detections(space, teacher.name, run_on_dataset(store, teacher, dataset, index))
 
     for column, teacher in enumerate(teachers):
-        mapped[teacher.name] = look(replace(teacher, mirrored=()))
+        mapped[teacher.name] = look(teacher.looking_once)
         known = [c for c, sees in zip(space.classes, coverage[:, column], strict=True) if sees]
         own = shared_categories(dataset, known)
         if own:
@@ -313,7 +311,7 @@ def compare_detectors(
         rows.append(Row(teacher.name, "teacher", "all", measure(mapped[teacher.name], everything)))
     ensembles = {one.name: one for one in (Nms(), Wbf(), fusing)}
     for title, fuser in ensembles.items():
-        seen = [look(one) if fuser is fusing and one.mirrored else mapped[one.name] for one in teachers]
+        seen = [look(one) if fuser is fusing and one.further_looks else mapped[one.name] for one in teachers]
         fused = fuser.fuse(seen).detections
         rows.append(Row(f"ensemble ({title})", "ensemble", "all", measure(fused, everything)))
     for role, detector in students:

@@ -15,11 +15,11 @@ from composition.errors import UserError
 from model_zoo.cores import usable_cores
 from tasks import unanswered
 from tasks.image_index import index_parts
-from tasks.infer import LOOKS, GenerateSettings, Look, infer, infer_shard
+from tasks.infer import LOOKS, GenerateSettings, infer, infer_shard
 from tasks.progress import Tracker
 from tasks.shown import watched
 from tasks.store import Artifact, Store
-from tasks.teachers import Teacher
+from tasks.teachers import Look, Teacher
 from tasks.teams import called, forget_detectors, teams
 
 RUNNER, WORKERS = "DETCOMPOSE_RUNNER", "DETCOMPOSE_WORKERS"

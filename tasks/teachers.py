@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from composition.errors import UserError
+from composition.zoom import PARTS, Zoom
 from model_zoo import bundle
 from model_zoo.adapters.base import Detector, InferenceSettings
 from model_zoo.adapters.registry import check_adapter, register
@@ -35,6 +36,10 @@ def is_registered(model: str) -> bool:
     return model.startswith("models:/")
 
 
+Look = Literal["first", "second", "mirror", Zoom]
+"""How a teacher is shown an image: as it is, with a border, in the mirror, in enlarged parts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Teacher:
     """A detector that takes part in a composition.
@@ -44,7 +49,8 @@ class Teacher:
         folder: Its bundle.
         manifest: The bundle's manifest, checked.
         origin: Version in the registry, ``models:/teachers.x/3``; None for a local bundle.
-        mirrored: Classes of its vocabulary for which it also looks in the mirror (`tasks.mirror`).
+        mirrored: Classes of its vocabulary for which it also looks in the mirror (`tasks.looks`).
+        zoom: The look enlarged that it also takes, of `composition.zoom.SHARES`.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Teacher:
     manifest: bundle.Manifest
     origin: str | None = None
     mirrored: tuple[int, ...] = ()
+    zoom: Zoom | None = None
 
     @property
     def digest(self) -> str:
@@ -64,9 +71,25 @@ class Teacher:
         return self.manifest.adapter == "http"
 
     @property
+    def further_looks(self) -> tuple[Look, ...]:
+        """The looks at an image that follow the first, in the order in which they are joined with it."""
+        mirror: tuple[Look, ...] = ("mirror",) if self.mirrored else ()
+        return (*mirror, self.zoom) if self.zoom else mirror
+
+    @property
+    def passes(self) -> int:
+        """How many pictures it is shown for an image."""
+        return 1 + bool(self.mirrored) + PARTS * bool(self.zoom)
+
+    @property
+    def looking_once(self) -> Teacher:
+        """The same without further looks."""
+        return replace(self, mirrored=(), zoom=None)
+
+    @property
     def way_of_looking(self) -> Any:
-        """What decides its detections: its digest, and any classes for which it looks in the mirror."""
-        return [self.digest, list(self.mirrored)] if self.mirrored else self.digest
+        """What decides its detections: its digest, and any further looks."""
+        return [self.digest, list(self.mirrored), self.zoom] if self.further_looks else self.digest
 
 
 def checked(folder: Path, *, verify: bool = True) -> bundle.Manifest:

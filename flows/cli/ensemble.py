@@ -21,11 +21,12 @@ class Calibrate(StrEnum):
 
 
 class Augment(StrEnum):
-    """For which classes the teachers also look at the images in the mirror."""
+    """Which further looks at the images the teachers take."""
 
-    none = "none"
     auto = "auto"
     flip = "flip"
+    zoom = "zoom"
+    none = "none"
 
 
 class FuserName(StrEnum):
@@ -59,10 +60,11 @@ def ensemble(
     augment: Annotated[
         Augment,
         typer.Option(
-            help="Fuse what the teachers see with what they see in the mirror, at twice the time. auto: for "
-            "classes that the mirror does not change, as `compose` does; flip: for all; none: never.",
+            help="Further looks at every image. auto: for expert, mirrored and in four enlarged parts, "
+            "whichever serves a teacher, as `compose` does, at up to six times the time; flip: mirrored, for "
+            "all classes; zoom: enlarged; none: one look.",
         ),
-    ] = Augment.none,
+    ] = Augment.auto,
     label_space: Annotated[
         Path | None, typer.Option(help="A label space file; default: from the names.")
     ] = None,
@@ -94,9 +96,9 @@ def ensemble(
     dataset = load_dataset(images)
     fusing: fusion.Fuser = fusion.fuser(fuser)
     labelled = load_dataset(calibrate_on) if calibrate_on else None
-    if augment is not Augment.none:
+    if augment is not Augment.none and (augment is not Augment.auto or fuser is FuserName.expert):
         tried = (labelled, calibrate_images) if labelled else (dataset, POOL_SAMPLE)
-        found = ensembles.with_mirrors(home.store, found, *tried, augment.value)
+        found = ensembles.with_looks(home.store, found, *tried, augment.value)
     if labelled:
         fusing = ensembles.calibrated_expert(home.store, found, space, labelled, calibrate_images)
     elif fuser is FuserName.expert and calibrate is not Calibrate.none:

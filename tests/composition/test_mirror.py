@@ -1,18 +1,14 @@
-"""Looking in the mirror: turning back, taking the mean, and finding out where that is wrong."""
+"""Looking in the mirror: turning back, and finding out where that is wrong."""
 
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from composition import detections as table
 from composition.detections import Detections
-from composition.mirror import Faithfulness, faithfulness, merged, turned_back
+from composition.mirror import Faithfulness, faithfulness, turned_back
 
 BOX = [10.0, 0.0, 30.0, 20.0]
-NEAR = [12.0, 0.0, 32.0, 20.0]
-FAR = [60.0, 0.0, 80.0, 20.0]
 
 
 def test_turning_back() -> None:
@@ -20,53 +16,6 @@ def test_turning_back() -> None:
     back = turned_back(found, np.array([100, 60]))
     assert back.boxes.tolist() == [[10, 5, 30, 20], [10, 0, 30, 20]]
     assert turned_back(back, np.array([100, 60])).boxes.tolist() == found.boxes.tolist()
-
-
-def test_the_mean_of_two_looks() -> None:
-    first = table.make([0, 0, 0], [BOX, FAR, BOX], [0.9, 0.4, 0.75], [0, 0, 1])
-    mirror = table.make([0, 0], [NEAR, FAR], [0.7, 0.6], [0, 1])
-    both = merged(first, mirror, (0,), most=10)
-    assert both.class_id.tolist() == [0, 1, 0]
-    # the mean by score; the same as it was, of a class that is not looked at; halved where one look has none
-    np.testing.assert_allclose(both.score, [0.8, 0.75, 0.2], rtol=1e-6)
-    np.testing.assert_allclose(both.boxes[0], [10.875, 0, 30.875, 20], rtol=1e-6)
-    assert both.boxes[1:].tolist() == [BOX, FAR]
-    overlap = (20 - 1.125) / (20 + 1.125)
-    np.testing.assert_allclose(both.spread, [1 - overlap, np.nan, 1], rtol=1e-5)
-    assert len(merged(first, mirror, (0, 1), most=2)) == 2
-    assert merged(first, mirror, (), most=10).boxes.tolist() == table.sort(first).boxes.tolist()
-
-
-rows = st.lists(
-    st.tuples(
-        st.integers(0, 2), st.integers(0, 40), st.integers(0, 40), st.integers(1, 30), st.integers(0, 2),
-        st.integers(1, 100),
-    ),
-    max_size=12,
-)  # fmt: skip
-
-
-def made(given_rows: list[tuple[int, ...]]) -> Detections:
-    image, x, y, side, class_id, score = np.array(given_rows, np.int64).reshape(-1, 6).T
-    return table.make(image, np.stack([x, y, x + side, y + side], axis=1), score / 100, class_id)
-
-
-@settings(max_examples=60, deadline=None)
-@given(rows, rows, st.integers(1, 6))
-def test_laws_of_the_mean(one: list[tuple[int, ...]], two: list[tuple[int, ...]], most: int) -> None:
-    first, other = made(one), made(two)
-    both = merged(first, other, (0, 2), most)
-    twin = merged(other, first, (0, 2), most)
-    own = both.class_id != 1
-    # which look comes first does not matter, no image has too many, no score is above the highest
-    if not (first.class_id == 1).any() and not (other.class_id == 1).any():
-        np.testing.assert_allclose(np.sort(both.score), np.sort(twin.score), rtol=1e-5)
-    assert all((both.image_id == image).sum() <= most for image in range(3))
-    highest = max([*first.score.tolist(), *other.score.tolist()], default=0.0)
-    assert both.score.max(initial=0) <= highest + 1e-6
-    assert ((both.spread[own] >= 0) & (both.spread[own] <= 1)).all()
-    assert np.isnan(both.spread[~own]).all()
-    assert (np.diff(both.image_id) >= 0).all()
 
 
 def seen(class_id: int, count: int, score: float = 0.8) -> Detections:

@@ -64,7 +64,7 @@ def test_labels_are_exported_and_compose_goes_on_from_them(
     assert len(list((tmp_path / "yolo" / "labels" / "train").glob("*.txt"))) == 24
 
 
-def test_what_is_seen_in_the_mirror_is_fused_as_well(
+def test_what_further_looks_see_is_fused_as_well(
     home: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = load_recipe(recipe_file)

@@ -98,7 +98,7 @@ def test_a_pool_that_is_labelled_is_shown_from_the_store(home: Path, recipe_file
         preview(recipe, Home.default(), 4, "sixx")
 
 
-def test_a_pool_that_was_not_shown_in_the_mirror_is_not_shown_for_a_few_pictures(
+def test_a_pool_that_was_looked_at_once_is_not_shown_again_for_a_few_pictures(
     home: Path, recipe_file: Path
 ) -> None:
     """It was labelled, but by a recipe that does not look there: the others may be many."""

@@ -141,17 +141,18 @@ def test_a_key_of_an_earlier_version_gets_its_new_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mirrors"),
+    ("text", "again"),
     [
         ("", True),
         ("generate: {augment: none}", False),
         ("fuse: {method: wbf}", False),
         ("fuse: {method: wbf}\ngenerate: {augment: flip}", True),
+        ("fuse: {method: nms}\ngenerate: {augment: zoom}", True),
     ],
 )
-def test_who_looks_in_the_mirror(text: str, mirrors: bool, tmp_path: Path) -> None:
+def test_who_looks_again(text: str, again: bool, tmp_path: Path) -> None:
     """Stock fusers stay as they are known."""
-    assert load_recipe(_recipe(tmp_path, GOOD + text)).mirrors is mirrors
+    assert load_recipe(_recipe(tmp_path, GOOD + text)).looks_again is again
 
 
 def test_a_yaml_with_all_that_the_method_has(tmp_path: Path) -> None:
