@@ -45,7 +45,9 @@ BASELINES: dict[str, dict[str, Any]] = {
     # stock WBF halves the score of a box whose class only one of two teachers knows: half the threshold
     "wbf": {"fuse": {"method": "wbf"}, "filter": {"rule": "fixed", "keep": 0.25}, **_STOCK},
 }
-COMPOSED = ("ours", *BASELINES, *ABLATIONS, *NO_TRIAL)
+# ``compose`` as it is by default; the rows that came before enlarged parts look in the mirror only
+LOOKS: dict[str, dict[str, Any]] = {"ours_looks": {"generate": {"augment": "auto"}}}
+COMPOSED = ("ours", *LOOKS, *BASELINES, *ABLATIONS, *NO_TRIAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +89,13 @@ class Case:
         """All rows and seeds, in the order in which they are worth their time."""
         main = ("teacher", *MAIN)
         if not self.own:
-            return [(row, 0) for row in (*main, *NO_TRIAL)]
+            return [(row, 0) for row in (*main, *LOOKS, *NO_TRIAL)]
         few = [f"{kind}_{n}" for n in FRACTIONS for kind in ("finetune", "supervised", "supervised_warm")]
         once = ("finetune_half", "oracle_classes", *ABLATIONS, "supervised_long")
         return [
             *((row, 0) for row in (*main, *few)),
             *((row, seed) for seed in SEEDS[1:] for row in MAIN),
+            *((row, seed) for seed in SEEDS for row in LOOKS),
             *((row, 0) for row in once),
             *((row, seed) for seed in SEEDS[1:] for row in few),
         ]
@@ -100,13 +103,14 @@ class Case:
 
 def recipe(case: Case, row: str, seed: int, data: Path) -> dict[str, Any]:
     """The recipe of a row that composes."""
-    changes = {**BASELINES, **ABLATIONS, **NO_TRIAL, "ours": {}}[row]
+    changes = {**BASELINES, **ABLATIONS, **NO_TRIAL, **LOOKS, "ours": {}}[row]
     space = {"label_space": {"classes": list(case.classes)}} if case.classes else {}
     return {
         "name": f"{case.name}-{row}-{seed}".replace("_", "-"),
         "teachers": list(case.teachers),
         "images": {"source": str(data / case.name / "unlabeled.json")},
         "seed": seed,
+        "generate": {"augment": "flip" if "fuse" not in changes else "none"},
         **space,
         **changes,
         "student": {**case.student, **changes.get("student", {})},

@@ -22,6 +22,9 @@ COMPARED = (
     ("ours", "naive"),
     ("ours", "wbf"),
     ("ours", "teacher"),
+    ("ours_looks", "ours"),
+    ("ours_looks", "supervised"),
+    ("ours_looks", "teacher"),
     ("oracle_classes", "ours"),
     ("supervised", "oracle_classes"),
     ("supervised_long", "supervised"),
@@ -149,11 +152,13 @@ def plot(datasets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]], 
     figure = Figure(figsize=(4.6 * len(shown), 3.75 * panels), layout="constrained")
     axes = figure.subplots(panels, len(shown), squeeze=False)
     for column, (name, rows) in enumerate(shown.items()):
-        main = [row for row in ("teacher", "naive", "wbf", "ours", "supervised") if row in rows]
+        main = [row for row in ("teacher", "naive", "wbf", "ours", "ours_looks", "supervised") if row in rows]
         upper = axes[0][column]
         for place, row in enumerate(main):
             values = [entry["mAP"] for entry in rows[row].values()]
-            upper.bar(place, np.mean(values), color="#2a7f9e" if row == "ours" else "#b9c4cc", width=0.7)
+            upper.bar(
+                place, np.mean(values), color="#2a7f9e" if row.startswith("ours") else "#b9c4cc", width=0.7
+            )
             upper.plot([place] * len(values), values, "o", color="#222222", markersize=4)
             upper.annotate(
                 f"{np.mean(values):.1f}",

@@ -10,7 +10,6 @@ import numpy as np
 
 from composition.zoom import PARTS
 from flows.plan import LabelPlan, Plan
-from flows.recipe import Recipe
 from model_zoo.adapters.base import InferenceSettings
 from model_zoo.adapters.registry import open_detector
 from model_zoo.mmdet_runtime import build_model
@@ -18,8 +17,9 @@ from model_zoo.student_configs import load_student, model_config
 from model_zoo.student_settings import StudentSettings
 from tasks.evaluate import SETTINGS
 from tasks.home import Home
-from tasks.image_index import find_index
+from tasks.image_index import POOL_SAMPLE, find_index
 from tasks.infer import missing_shards
+from tasks.looks import LOOKS_SAMPLE
 from tasks.teachers import Teacher
 
 _PROBE_IMAGES = 4
@@ -64,8 +64,9 @@ def _inference(home: Home, plan: LabelPlan, others: int) -> dict[str, Any]:
         else len(plan.listing.paths)
         for teacher in plan.teachers
     }
-    looks = _passes(plan.recipe)
-    shown = {teacher.name: missing[teacher.name] * looks + others for teacher in plan.teachers}
+    shown = {
+        teacher.name: _pictures(plan, teacher, missing[teacher.name]) + others for teacher in plan.teachers
+    }
     timed = [teacher for teacher in plan.teachers if shown[teacher.name] and not teacher.is_service]
     seconds = sum(shown[teacher.name] * _seconds_per_image(teacher) for teacher in timed)
     text = [_readable(seconds)] if timed else []
@@ -81,10 +82,18 @@ def _inference(home: Home, plan: LabelPlan, others: int) -> dict[str, Any]:
     }
 
 
-def _passes(recipe: Recipe) -> int:
-    """How many pictures a teacher is shown for an image, at most: not every look serves every teacher."""
-    further = {"none": 0, "flip": 1, "zoom": PARTS, "auto": 1 + PARTS}
-    return 1 + (further[recipe.generate.augment] if recipe.looks_again else 0)
+def _pictures(plan: LabelPlan, teacher: Teacher, missing: int) -> int:
+    """How many pictures a teacher is shown, at most: not every look serves every teacher, and no service."""
+    if not missing:
+        return 0
+    pool, generate = len(plan.listing.paths), plan.recipe.generate
+    calibration = min(pool, POOL_SAMPLE) if plan.calibration == "label-free" else 0
+    if teacher.is_service or not plan.recipe.looks_again:
+        return missing + calibration
+    # of what is tried out: the border, the mirror and two zooms
+    tried = min(pool, LOOKS_SAMPLE) * (2 + 2 * PARTS) if generate.augment == "auto" else 0
+    further = {"flip": 1, "zoom": PARTS, "auto": 1 + PARTS}[generate.augment]
+    return missing * (1 + further) + tried + calibration
 
 
 def _seconds_per_image(teacher: Teacher) -> float:

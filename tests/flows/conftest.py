@@ -73,7 +73,7 @@ def small_recipe(scenes: Path, **changes: Any) -> dict[str, Any]:
         "name": "digits",
         "teachers": [str(TEACHERS / "digits-low"), str(TEACHERS / "digits-high")],
         "images": {"source": str(scenes / "pool")},
-        "generate": {"shard_size": 10},
+        "generate": {"shard_size": 10, "augment": "none"},
         "student": {
             "architecture": "yolox_pico",
             "image_size": 96,

@@ -68,16 +68,16 @@ def test_what_further_looks_see_is_fused_as_well(
     home: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = load_recipe(recipe_file)
-    generate = plain.generate.model_copy(update={"augment": "flip"})
-    flipped = plain.model_copy(update={"generate": generate})
-    one, two = label(plain), label(flipped)
+    generate = plain.generate.model_copy(update={"augment": "zoom"})
+    again = plain.model_copy(update={"generate": generate})
+    one, two = label(plain), label(again)
     assert one["labelling"] != two["labelling"]
     stored = read(Path(two["labels"]) / "instances.json")["annotations"]
     assert stored != read(Path(one["labels"]) / "instances.json")["annotations"]
     # shards that are done side by side are the same shards
     before = _stamps(home)
     monkeypatch.setenv("DETCOMPOSE_RUNNER", "threads")
-    assert label(flipped)["labels"] == two["labels"]
+    assert label(again)["labels"] == two["labels"]
     assert _stamps(home) == before
 
 

@@ -76,7 +76,7 @@ def test_a_pool_that_is_labelled_is_shown_from_the_store(home: Path, recipe_file
         replace(teacher, manifest=teacher.manifest.model_copy(update={"adapter": "http"}))
         for teacher in plan.teachers
     )
-    # every image is looked at twice; services are not timed, for it would cost requests
+    # services are asked again to calibrate only, and not timed: it would cost requests
     remote = estimate_labels(Home.default(), replace(plan, teachers=asked))
     assert remote["text"]["inference"] == "48 requests of digits-low and 48 requests of digits-high"
     assert not (home / "store").exists(), "a plan runs nothing"
