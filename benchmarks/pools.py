@@ -17,11 +17,13 @@ from composition.fusion import Expert, Fused
 from composition.label_free import calibrate_label_free
 from composition.matching import Objects, objects
 from composition.statistics import Statistics, empty, merge, statistics_of
+from tasks.infer import GenerateSettings
 
 if TYPE_CHECKING:
-    from tasks.infer import Look
+    from tasks.teachers import Look
 
 SHARD_SIZE = 100
+SETTINGS = GenerateSettings(shard_size=SHARD_SIZE)
 LOOKS: tuple[Look, ...] = ("first", "second")
 
 
@@ -59,16 +61,28 @@ class Pool:
         parts = shards(self.records, SHARD_SIZE)
         return [self.ids[[record.image_id for record in part]] for part in parts]
 
+    def looking(self, members: Sequence[Any]) -> list[Any]:
+        """The teachers with the further looks that serve them on these images."""
+        from tasks.infer import run_teachers
+        from tasks.looks import find_looks, looking
+
+        shards = run_teachers(self.home.store, members, self.index, SETTINGS)
+        return looking(members, find_looks(self.home.store, members, self.index, shards, SETTINGS))
+
     def shards(
         self, members: Sequence[Any], space: spaces.LabelSpace, look: Look = "first"
     ) -> list[list[Detections]]:
-        """Per shard every teacher's detections in the union classes."""
-        from tasks.infer import GenerateSettings, load_detections, run_inference
+        """Per shard every teacher's detections in the union classes, in all looks that it takes."""
+        from tasks.infer import load_detections, run_teachers
+        from tasks.looks import look_again
 
-        settings = GenerateSettings(shard_size=SHARD_SIZE)
+        store = self.home.store
+        shards: dict[str, Any] = dict(run_teachers(store, members, self.index, SETTINGS, look))
+        if look == "first":
+            shards = look_again(run_teachers, store, members, self.index, shards, SETTINGS)
         columns = []
         for member in members:
-            found = map(load_detections, run_inference(self.home.store, member, self.index, settings, look))
+            found = map(load_detections, shards[member.name])
             mapped = (spaces.map_detections(space, member.name, part) for part in found)
             columns.append([table.with_image_ids(part, self.ids) for part in mapped])
         return [list(row) for row in zip(*columns, strict=True)]

@@ -85,7 +85,10 @@ def find_looks(
     with store.write("looks", key, {teacher.name: teacher.digest for teacher in teachers}) as draft:
         document = {name: asdict(one) for name, one in found.items()}
         draft.file(LOOKS_FILE).write_text(json.dumps(document, indent=1) + "\n")
-        draft.counts = {name: len(one.mirrored) for name, one in found.items()}
+        draft.counts = {
+            "in the mirror": sum(bool(one.mirrored) for one in found.values()),
+            "enlarged": sum(bool(one.zoom) for one in found.values()),
+        }
     return draft.artifact
 
 

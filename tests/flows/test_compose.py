@@ -184,7 +184,10 @@ def test_the_digest_ignores_names_places_and_batches(home: Path, scenes: Path, t
     moved.symlink_to(scenes / "pool")
     other = Recipe.model_validate(
         small_recipe(
-            scenes, name="other", images={"source": str(moved)}, generate={"batch_size": 3, "shard_size": 7, "augment": "none"}
+            scenes,
+            name="other",
+            images={"source": str(moved)},
+            generate={"batch_size": 3, "shard_size": 7, "augment": "none"},
         )
     )
     assert make_plan(other, Home(home)).digest == one.digest
