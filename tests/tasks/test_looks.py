@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from composition import label_space as spaces
+from composition.confirmation import overlaps
 from composition.detections import Detections
 from composition.fusion import Expert
+from composition.zoom import SHARES, Zoom, can_show
 from tasks import ensemble, unanswered
 from tasks.benchmark_speed import ENSEMBLE, measure_costs
 from tasks.evaluate import compare_detectors, index_dataset, load_rows, run_on_dataset
+from tasks.image_index import iter_index
 from tasks.infer import GenerateSettings, load_all, run_teachers
 from tasks.looks import find_looks, look_again, looking
 from tasks.store import Artifact, Store
@@ -64,6 +67,20 @@ def test_all_looks_together_replace_the_shards(
             sure = (found.score > 0.8) & (found.class_id == teacher.manifest.vocabulary.index("zero"))
             assert sure.any()
             assert np.nanmedian(found.spread[sure]) < 0.2
+
+
+@pytest.mark.parametrize("look", ["zoom60", "zoom75"])
+def test_enlarged_objects_are_found_where_they_are(digits: Digits, look: Zoom) -> None:
+    enlarged = run_teachers(digits.store, digits.teachers, digits.index, ZOOM, look)
+    sizes = {record.image_id: (record.width, record.height) for record in iter_index(digits.index)}
+    for name, shards in enlarged.items():
+        once, again = load_all(digits.shards[name]), load_all(shards)
+        sure = once[once.score > 0.7]
+        shown = can_show(
+            sure.boxes, np.array([sizes[image] for image in sure.image_id.tolist()]), SHARES[look]
+        )
+        assert shown.sum() > 10
+        assert np.mean(overlaps(sure[shown], again) > 0.6) > 0.8
 
 
 def test_images_without_an_answer_in_the_mirror_are_seen_once(digits: Digits) -> None:
