@@ -5,7 +5,8 @@
 The groups of `benchmarks.ensembles` on COCO's 155 images as they are, and on copies of them with
 a few pixels of grey on each side: the same photographs and objects, placed otherwise. What
 changes from copy to copy is chance; the mean over all of them says more than any one. The teachers
-look once, and the fusers know nothing of it: ``expert`` is calibrated once, on 100 training images as they are.
+look once, and the fusers know nothing of it: ``expert`` is calibrated once, on 100 training images
+as they are.
 
 Writes ``benchmarks/results/shifted.json``. Ten minutes on 2 cores.
 """
