@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 SHARD_SIZE = 100
 SETTINGS = GenerateSettings(shard_size=SHARD_SIZE)
-LOOKS: tuple[Look, ...] = ("first", "second")
 
 
 class Pool:
@@ -89,11 +88,17 @@ class Pool:
 
     def label_free(self, members: Sequence[Any], space: spaces.LabelSpace) -> Expert:
         """The fuser that these images calibrate without their labels."""
-        first, second = (
-            [table.concatenate(parts) for parts in zip(*self.shards(members, space, look), strict=True)]
-            for look in LOOKS
+        once = [member.looking_once for member in members]
+        looks: tuple[tuple[Sequence[Any], Look], ...] = (
+            (once, "first"),
+            (once, "second"),
+            (members, "first"),
         )
-        return calibrate_label_free(first, second, spaces.coverage(space))
+        first, second, seen = (
+            [table.concatenate(parts) for parts in zip(*self.shards(who, space, look), strict=True)]
+            for who, look in looks
+        )
+        return calibrate_label_free(first, second, spaces.coverage(space), seen=seen)
 
     def truth(self, space: spaces.LabelSpace) -> tuple[Objects, NDArray[np.bool_]]:
         """The labels in the union classes, and (C,) which of these they cover."""

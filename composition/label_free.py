@@ -42,14 +42,19 @@ def calibrate_label_free(
     second: Sequence[Detections],
     coverage: NDArray[np.bool_],
     iou: float = 0.6,
+    *,
+    seen: Sequence[Detections] | None = None,
 ) -> Expert:
     """Fits an `Expert` fuser on unlabeled images.
 
     Args:
-        tables: One per teacher, in the union classes.
+        tables: One per teacher, in the union classes, of its first look.
         second: The same on the second look at the same images.
         coverage: (C, T) bool, who can see which class.
         iou: See `Expert.iou`.
+        seen: As ``tables``, of all looks that are fused; None: of the first alone. One border cannot
+            confirm what enlarged parts alone show, so scores are calibrated by the first look, and
+            strengths and bias by all.
 
     Raises:
         UserError: All teachers together found fewer than `MINIMUM_DETECTIONS`.
@@ -61,7 +66,8 @@ def calibrate_label_free(
         )
     looks = [match(first, _as_truth(again)) for first, again in zip(tables, second, strict=True)]
     curves = [_curve(first, found) for first, found in zip(tables, looks, strict=True)]
-    strength = _strengths(tables, curves, coverage)
+    seen = seen or tables
+    strength = _strengths(seen, curves, coverage)
     trust = np.array([_trust(*one) for one in zip(tables, looks, curves, strict=True)])
     trust = trust - trust.max()
     expertise = tuple(
@@ -76,7 +82,7 @@ def calibrate_label_free(
     )
     sees = tuple(tuple(map(bool, row)) for row in coverage)
     fuser = Expert(iou, expertise, sees, best=BEST, sharpness=SHARPNESS)
-    return replace(fuser, bias=_bias(fuser, tables, strength))
+    return replace(fuser, bias=_bias(fuser, seen, strength))
 
 
 def _as_truth(second: Detections) -> Objects:

@@ -59,14 +59,14 @@ def preview(recipe: Recipe, home: Home, count: int, name: str | None = None) -> 
     run = partial(run_teachers, incomplete=True)
     seen = look_again(run, home.store, again.teachers, index, shards, recipe.generate)
     try:
-        fuser = load_fuser(calibrate(calibrate_fuser, home.store, again, index, seen))
+        fuser = load_fuser(calibrate(calibrate_fuser, home.store, again, index, shards, seen))
     except UserError:
         if whole or plan.calibration != "label-free":
             raise
         # a few images may hold too few boxes to learn from
         rule = recipe.filter.chosen(plan.labelled is not None, "none")
         again = replace(again, calibration="none", rule=rule)
-        fuser = load_fuser(calibrate(calibrate_fuser, home.store, again, index, seen))
+        fuser = load_fuser(calibrate(calibrate_fuser, home.store, again, index, shards, seen))
     fused, labels = _labels(home.store, again, index, seen, fuser)
     records = pick(index, labels, plan.space, count, name)
     images = collect(records, shards, fused, labels)

@@ -102,7 +102,7 @@ def make_pseudo_labels(
             run = partial(inference, runner=runner)
             seen = look_again(run, store, again.teachers, index, shards, recipe.generate)
     with watch.step("calibrate") as step:
-        calibrated = calibrate(calibrate_task, store, again, index, seen)
+        calibrated = calibrate(calibrate_task, store, again, index, shards, seen)
         fuser = load_fuser(calibrated)
         step.done(calibrated)
     with watch.step("aggregate") as step:
@@ -139,6 +139,7 @@ def calibrate(
     plan: LabelPlan,
     index: Artifact,
     shards: Mapping[str, Sequence[Artifact]],
+    seen: Mapping[str, Sequence[Artifact]],
 ) -> Artifact:
     """Calibrates as planned; ``how`` is `calibrate_fuser`, or the task of it."""
     recipe = plan.recipe
@@ -154,6 +155,7 @@ def calibrate(
         recipe.calibrate.images,
         recipe.detection_floor,
         recipe.generate,
+        seen,
     )
 
 

@@ -25,7 +25,7 @@ from tasks.step import step
 from tasks.store import Artifact, Store, digest_of
 from tasks.teachers import Teacher
 
-CALIBRATION_VERSION = 2
+CALIBRATION_VERSION = 3
 FUSER_FILE = "fuser.json"
 
 
@@ -41,6 +41,7 @@ def calibrate_fuser(
     images: int,
     floor: float,
     generate: GenerateSettings,
+    seen: Mapping[str, Sequence[Artifact]] | None = None,
 ) -> Artifact:
     """The fuser of a composition, with everything that calibration could learn.
 
@@ -48,7 +49,7 @@ def calibrate_fuser(
         store: Where it goes.
         teachers: In the label space's order.
         index: The pool's images.
-        shards: Teacher name to its shards on the pool.
+        shards: Teacher name to its shards on the pool, of the first look.
         space: The label space.
         fuser: As the recipe has it.
         method: What to learn from.
@@ -56,6 +57,7 @@ def calibrate_fuser(
         images: How many labelled images to use at most.
         floor: Raw scores below it do not count.
         generate: How the teachers were run on the pool, for the second look.
+        seen: As ``shards``, of all looks that are fused; None: of the first alone.
 
     Returns:
         The artifact with ``fuser.json``; see `load_fuser`.
@@ -65,7 +67,8 @@ def calibrate_fuser(
     """
     sources: dict[str, Any] = {"labels": dataset and [dataset.digest, dataset.images_digest, images]}
     if method == "label-free":
-        sources = {name: [shard.digest for shard in parts] for name, parts in shards.items()}
+        looks = (shards, seen) if seen else (shards,)
+        sources = {name: [[shard.digest for shard in look[name]] for look in looks] for name in shards}
     key = digest_of(
         "fuser",
         CALIBRATION_VERSION,
@@ -93,9 +96,10 @@ def calibrate_fuser(
         # where somebody has not spoken, his silence is no evidence
         for silent in (*unanswered.images_of(shards).values(), *unanswered.images_of(again).values()):
             sample = np.setdiff1d(sample, silent)
-        tables = pool_tables(shards, space, sample, floor)
-        second = pool_tables(again, space, sample, floor)
-        fuser = calibrate_label_free(tables, second, spaces.coverage(space), fuser.iou)
+        tables, second, fused = (
+            pool_tables(look, space, sample, floor) for look in (shards, again, seen or shards)
+        )
+        fuser = calibrate_label_free(tables, second, spaces.coverage(space), fuser.iou, seen=fused)
         counts = {"images": len(sample), "detections": sum(map(len, tables))}
     inputs = {"label-space": spaces.digest(space), **{t.name: t.digest for t in teachers}}
     with store.write("fusers", key, inputs) as draft:

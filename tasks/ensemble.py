@@ -184,9 +184,10 @@ def label_free_expert(
     """
     chosen = few_images(dataset, images)
     return calibrate_label_free(
-        mapped_detections(store, teachers, space, chosen),
+        mapped_detections(store, [teacher.looking_once for teacher in teachers], space, chosen),
         mapped_detections(store, teachers, space, chosen, "second"),
         spaces.coverage(space),
+        seen=mapped_detections(store, teachers, space, chosen),
     )
 
 
