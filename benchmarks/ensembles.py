@@ -1,6 +1,6 @@
 """AP of ensembles of the real pretrained teachers on 155 COCO images, by fuser.
 
-    python -m benchmarks.ensembles [--data DIR] [--json]
+    python -m benchmarks.ensembles [--data DIR] [--home DIR] [--json]
 
 ``expert`` is calibrated on 100 images of ``coco/train.json``, never on the
 measured ones; ``label_free`` is the same fuser, calibrated without any label from
@@ -103,13 +103,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     default = Path(os.environ.get("DETCOMPOSE_DATA", "../shared/data"))
     parser.add_argument("--data", type=Path, default=default, help="folder with coco/ and teachers/")
+    parser.add_argument("--home", type=Path, help="keeps the detections; default: a temporary folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args()
     if not (chosen.data / "coco" / "val.json").is_file():
         sys.exit(f"no data at {chosen.data}; set DETCOMPOSE_DATA")
     dataset = load_dataset(chosen.data / "coco" / "val.json")
     with tempfile.TemporaryDirectory() as folder:
-        home = Home(Path(folder))
+        home = Home((chosen.home or Path(folder)).resolve())
         rows = [
             {"group": group, "teachers": names, **measure(home, chosen.data, names, dataset)}
             for group, names in GROUPS.items()

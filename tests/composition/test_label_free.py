@@ -78,6 +78,21 @@ def test_fused_scores_sum_to_what_the_strongest_expects() -> None:
     assert fuser.fuse(tables).detections.score.sum() == pytest.approx(expected, rel=1e-3)
 
 
+def test_further_looks_change_how_much_is_expected_not_what_a_score_is_worth() -> None:
+    """One border cannot confirm what further looks alone have: scores are calibrated by the first look."""
+    tables, second = pool()
+    coverage = np.ones((1, 2), np.bool_)
+    lost = [tables[0][: IMAGES // 2], tables[1]]
+    plain, fuser = (calibrate_label_free(lost, second, coverage, seen=seen) for seen in (None, tables))
+    assert plain.expertise is not None
+    assert fuser.expertise is not None
+    for one, two in zip(plain.expertise, fuser.expertise, strict=True):
+        assert (one.scores, one.quality, one.trust) == (two.scores, two.quality, two.trust)
+    assert fuser.expertise[1].agreement < plain.expertise[1].agreement
+    expected = fuser.expertise[0].calibrated(tables[0].score).sum()
+    assert fuser.fuse(tables).detections.score.sum() == pytest.approx(expected, rel=1e-3)
+
+
 def test_order_of_rows_and_of_teachers_makes_no_difference() -> None:
     tables, second = pool()
     coverage = np.array([[True, True]])
