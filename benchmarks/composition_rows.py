@@ -45,8 +45,8 @@ BASELINES: dict[str, dict[str, Any]] = {
     # stock WBF halves the score of a box whose class only one of two teachers knows: half the threshold
     "wbf": {"fuse": {"method": "wbf"}, "filter": {"rule": "fixed", "keep": 0.25}, **_STOCK},
 }
-# ``compose`` as it is by default; the rows that came before enlarged parts look in the mirror only
-LOOKS: dict[str, dict[str, Any]] = {"ours_looks": {"generate": {"augment": "auto"}}}
+# also enlarged parts
+LOOKS: dict[str, dict[str, Any]] = {"ours_looks": {"generate": {"augment": "all"}}}
 COMPOSED = ("ours", *LOOKS, *BASELINES, *ABLATIONS, *NO_TRIAL)
 
 
@@ -110,7 +110,6 @@ def recipe(case: Case, row: str, seed: int, data: Path) -> dict[str, Any]:
         "teachers": list(case.teachers),
         "images": {"source": str(data / case.name / "unlabeled.json")},
         "seed": seed,
-        "generate": {"augment": "flip" if "fuse" not in changes else "none"},
         **space,
         **changes,
         "student": {**case.student, **changes.get("student", {})},

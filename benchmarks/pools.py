@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.teachers import Look
 
 SHARD_SIZE = 100
-SETTINGS = GenerateSettings(shard_size=SHARD_SIZE)
+SETTINGS = GenerateSettings(shard_size=SHARD_SIZE, augment="all")
 
 
 class Pool:

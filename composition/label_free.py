@@ -48,13 +48,13 @@ def calibrate_label_free(
     """Fits an `Expert` fuser on unlabeled images.
 
     Args:
-        tables: One per teacher, in the union classes, of its first look.
+        tables: One per teacher, in the union classes, without enlarged parts.
         second: The same on the second look at the same images.
         coverage: (C, T) bool, who can see which class.
         iou: See `Expert.iou`.
-        seen: As ``tables``, of all looks that are fused; None: of the first alone. One border cannot
-            confirm what enlarged parts alone show, so scores are calibrated by the first look, and
-            strengths and bias by all.
+        seen: As ``tables``, of all looks that are fused; None: the same. A border cannot confirm what
+            enlarged parts alone show, so scores are calibrated without them; strengths and bias are
+            those of all looks.
 
     Raises:
         UserError: All teachers together found fewer than `MINIMUM_DETECTIONS`.

@@ -91,8 +91,8 @@ def _pictures(plan: LabelPlan, teacher: Teacher, missing: int) -> int:
     if teacher.is_service or not plan.recipe.looks_again:
         return missing + calibration
     # of what is tried out: the border, the mirror and two zooms
-    tried = min(pool, LOOKS_SAMPLE) * (2 + 2 * PARTS) if generate.augment == "auto" else 0
-    further = {"flip": 1, "zoom": PARTS, "auto": 1 + PARTS}[generate.augment]
+    tried = min(pool, LOOKS_SAMPLE) * {"auto": 2, "all": 2 + 2 * PARTS}.get(generate.augment, 0)
+    further = {"auto": 1, "all": 1 + PARTS, "flip": 1, "zoom": PARTS}[generate.augment]
     return missing * (1 + further) + tried + calibration
 
 

@@ -18,7 +18,7 @@ from tasks.diagnosis import diagnose_task, load_diagnosis
 from tasks.fan_out import Runner, inference
 from tasks.image_index import index_images, load_quarantine
 from tasks.label import label
-from tasks.looks import find_looks_task, look_again, looking
+from tasks.looks import find_looks_task, look_again, looking, without_zoom
 from tasks.store import Artifact, Store
 from tasks.teachers import Teacher
 from tasks.thresholds import thresholds_task
@@ -93,16 +93,19 @@ def make_pseudo_labels(
         log.warning(
             "teacher %s has not spoken on %d images: its classes are not background there", name, len(images)
         )
-    seen, again = shards, plan
+    seen, level, again = shards, shards, plan
     if recipe.looks_again:
         with watch.step("look again") as step:
             found = find_looks_task(store, plan.teachers, index, shards, recipe.generate)
             step.done(found)
             again = replace(plan, teachers=tuple(looking(plan.teachers, found)))
             run = partial(inference, runner=runner)
-            seen = look_again(run, store, again.teachers, index, shards, recipe.generate)
+            level, seen = (
+                look_again(run, store, teachers, index, shards, recipe.generate)
+                for teachers in (without_zoom(again.teachers), again.teachers)
+            )
     with watch.step("calibrate") as step:
-        calibrated = calibrate(calibrate_task, store, again, index, shards, seen)
+        calibrated = calibrate(calibrate_task, store, again, index, level, seen)
         fuser = load_fuser(calibrated)
         step.done(calibrated)
     with watch.step("aggregate") as step:

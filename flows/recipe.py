@@ -112,7 +112,7 @@ class Recipe(_Section):
     def looks_again(self) -> bool:
         """Whether the teachers may take further looks; stock fusers stay as they are known."""
         augment = self.generate.augment
-        return augment != "none" and (augment != "auto" or self.fuse.method == "expert")
+        return augment in ("flip", "zoom") or (augment != "none" and self.fuse.method == "expert")
 
     @property
     def detection_floor(self) -> float:

@@ -49,7 +49,7 @@ def calibrate_fuser(
         store: Where it goes.
         teachers: In the label space's order.
         index: The pool's images.
-        shards: Teacher name to its shards on the pool, of the first look.
+        shards: Teacher name to its shards on the pool, in looks `tasks.looks.without_zoom`.
         space: The label space.
         fuser: As the recipe has it.
         method: What to learn from.
@@ -57,7 +57,7 @@ def calibrate_fuser(
         images: How many labelled images to use at most.
         floor: Raw scores below it do not count.
         generate: How the teachers were run on the pool, for the second look.
-        seen: As ``shards``, of all looks that are fused; None: of the first alone.
+        seen: As ``shards``, in all looks that are fused; None: the same.
 
     Returns:
         The artifact with ``fuser.json``; see `load_fuser`.

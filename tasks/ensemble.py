@@ -22,7 +22,7 @@ from composition.label_space import LabelSpace
 from composition.matching import Objects, objects
 from tasks.evaluate import SETTINGS, Dataset, few_images, index_dataset, require_shared, run_on_dataset
 from tasks.infer import run_teachers
-from tasks.looks import find_looks, looking
+from tasks.looks import find_looks, looking, without_zoom
 from tasks.store import Store
 from tasks.teachers import Look, Teacher
 
@@ -52,7 +52,7 @@ def with_looks(
     teachers: Sequence[Teacher],
     dataset: Dataset,
     images: int,
-    augment: str = "auto",
+    augment: str = "all",
 ) -> list[Teacher]:
     """The teachers, with the further looks that serve them.
 
@@ -61,7 +61,7 @@ def with_looks(
         teachers: The detectors.
         dataset: Images to try them out on; their labels are not read.
         images: At most so many of them, in the order of a hash of their names.
-        augment: auto, flip or zoom, see `tasks.infer.GenerateSettings`.
+        augment: auto, all, flip or zoom, see `tasks.infer.GenerateSettings`.
     """
     index = index_dataset(store, few_images(dataset, images))
     settings = SETTINGS.model_copy(update={"augment": augment})
@@ -184,7 +184,7 @@ def label_free_expert(
     """
     chosen = few_images(dataset, images)
     return calibrate_label_free(
-        mapped_detections(store, [teacher.looking_once for teacher in teachers], space, chosen),
+        mapped_detections(store, without_zoom(teachers), space, chosen),
         mapped_detections(store, teachers, space, chosen, "second"),
         spaces.coverage(space),
         seen=mapped_detections(store, teachers, space, chosen),

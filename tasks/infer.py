@@ -68,10 +68,11 @@ class GenerateSettings(BaseModel):
         False,
         description="Networks of torch compute in float16 on a GPU: faster, boxes move a little.",
     )
-    augment: Literal["auto", "flip", "zoom", "none"] = Field(
+    augment: Literal["auto", "all", "flip", "zoom", "none"] = Field(
         "auto",
-        description="Further looks at every image. auto: for the expert fuser, mirrored (twice the time) and "
-        "in four enlarged parts (five times), whichever serves a teacher, which is tried out on some images; "
+        description="Further looks at every image. auto: with the expert fuser, mirrored (twice the time), "
+        "for the classes that a mirror does not change, which is tried out on some images; all: also in four "
+        "enlarged parts (six times the time), where that serves a teacher, which is tried out, too; "
         "flip: mirrored, for all classes; zoom: enlarged; none: one look.",
     )
 

@@ -61,7 +61,7 @@ def find_looks(
         teachers: The detectors.
         index: The pool's images.
         shards: What they see on the pool.
-        settings: How the teachers were run; ``augment`` flip and zoom try nothing out.
+        settings: How the teachers were run; ``augment`` auto and all try looks out.
 
     Returns:
         The artifact with ``looks.json``; see `looking`.
@@ -76,7 +76,7 @@ def find_looks(
     if done:
         return done
     asked = [teacher for teacher in teachers if not teacher.is_service]
-    if settings.augment == "auto":
+    if settings.augment in ("auto", "all"):
         found = _tried(store, asked, index, shards, settings)
     elif settings.augment == "flip":
         found = {one.name: Tried(mirrored=tuple(range(len(one.manifest.vocabulary)))) for one in asked}
@@ -137,6 +137,11 @@ def look_again(
                 pair = seen[teacher.name], again[teacher.name]
                 seen[teacher.name] = _merge_shards(store, teacher, index, *pair, look, settings)
     return seen
+
+
+def without_zoom(teachers: Sequence[Teacher]) -> list[Teacher]:
+    """The teachers with the looks that a border can confirm, which shows nothing larger than the first."""
+    return [replace(teacher, zoom=None) for teacher in teachers]
 
 
 def _shown(found: Detections, records: Sequence[ImageRecord], look: Zoom) -> NDArray[np.bool_]:
@@ -202,7 +207,7 @@ def _merged(
 def _tried(
     store: Store, teachers: Sequence[Teacher], index: Artifact, shards: Shards, settings: GenerateSettings
 ) -> dict[str, Tried]:
-    """Lets teachers look at a sample in every way; the weaker zoom only where the stronger does not do."""
+    """Lets teachers take further looks at a sample; the weaker zoom only where the stronger does not do."""
     sample = pool_sample(index, LOOKS_SAMPLE)
     wanted = set(sample.tolist())
     records = [record for record in iter_index(index) if record.image_id in wanted]
@@ -219,7 +224,7 @@ def _tried(
         name, size = teacher.name, len(teacher.manifest.vocabulary)
         one = mirror.faithfulness(first[name], border[name], mirrored[name], size)
         found[name] = Tried(one.classes, faithfulness=_readable(teacher, one), steadiness={})
-    left = list(teachers)
+    left = list(teachers) if settings.augment == "all" else []
     for which in zoom.SHARES:
         enlarged = look(which, left)
         for teacher in left:

@@ -24,6 +24,7 @@ class Augment(StrEnum):
     """Which further looks at the images the teachers take."""
 
     auto = "auto"
+    all = "all"
     flip = "flip"
     zoom = "zoom"
     none = "none"
@@ -60,11 +61,11 @@ def ensemble(
     augment: Annotated[
         Augment,
         typer.Option(
-            help="Further looks at every image. auto: for expert, mirrored and in four enlarged parts, "
-            "whichever serves a teacher, as `compose` does, at up to six times the time; flip: mirrored, for "
-            "all classes; zoom: enlarged; none: one look.",
+            help="Further looks at every image. all: with expert, mirrored and in four enlarged parts, "
+            "whichever serves a teacher, at up to six times the time; auto: mirrored where that serves, as "
+            "`compose` does; flip: mirrored, for all classes; zoom: enlarged; none: one look.",
         ),
-    ] = Augment.auto,
+    ] = Augment.all,
     label_space: Annotated[
         Path | None, typer.Option(help="A label space file; default: from the names.")
     ] = None,
@@ -96,7 +97,7 @@ def ensemble(
     dataset = load_dataset(images)
     fusing: fusion.Fuser = fusion.fuser(fuser)
     labelled = load_dataset(calibrate_on) if calibrate_on else None
-    if augment is not Augment.none and (augment is not Augment.auto or fuser is FuserName.expert):
+    if augment in (Augment.flip, Augment.zoom) or (augment is not Augment.none and fuser is FuserName.expert):
         tried = (labelled, calibrate_images) if labelled else (dataset, POOL_SAMPLE)
         found = ensembles.with_looks(home.store, found, *tried, augment.value)
     if labelled:

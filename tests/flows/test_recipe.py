@@ -148,6 +148,8 @@ def test_a_key_of_an_earlier_version_gets_its_new_name(tmp_path: Path) -> None:
         ("fuse: {method: wbf}", False),
         ("fuse: {method: wbf}\ngenerate: {augment: flip}", True),
         ("fuse: {method: nms}\ngenerate: {augment: zoom}", True),
+        ("fuse: {method: nms}\ngenerate: {augment: all}", False),
+        ("generate: {augment: all}", True),
     ],
 )
 def test_who_looks_again(text: str, again: bool, tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from composition import label_space as spaces
 from composition.confirmation import overlaps
 from composition.detections import Detections
 from composition.fusion import Expert
-from composition.zoom import SHARES, Zoom, can_show
+from composition.zoom import SHARES, Zoom, can_show, is_steady
 from tasks import ensemble, unanswered
 from tasks.benchmark_speed import ENSEMBLE, measure_costs
 from tasks.evaluate import compare_detectors, index_dataset, load_rows, run_on_dataset
 from tasks.image_index import iter_index
 from tasks.infer import GenerateSettings, load_all, run_teachers
-from tasks.looks import find_looks, look_again, looking
+from tasks.looks import find_looks, look_again, looking, without_zoom
 from tasks.store import Artifact, Store
 from tasks.teachers import Teacher
 from tests.tasks.conftest import Digits
@@ -36,9 +36,21 @@ def test_digits_are_not_looked_at_in_the_mirror(digits: Digits) -> None:
     assert [teacher.mirrored for teacher in again] == [(), ()]
     told = json.loads(found.file("looks.json").read_text())["digits-low"]
     assert told["faithfulness"]["five"] < 0.6 < told["faithfulness"]["zero"]
-    assert told["zoom"] == again[0].zoom
-    assert len(told["steadiness"]["zoom60"]) == 2
+    assert (told["zoom"], told["steadiness"]) == (None, {})
     assert find_looks(*digits.pool, SETTINGS) == found
+
+
+def test_enlarged_parts_are_tried_out_on_demand(digits: Digits) -> None:
+    settings = SETTINGS.model_copy(update={"augment": "all"})
+    found = find_looks(*digits.pool, settings)
+    told = json.loads(found.file("looks.json").read_text())
+    for teacher in looking(digits.teachers, found):
+        steadiness = told[teacher.name]["steadiness"]
+        assert list(steadiness) == (["zoom60"] if teacher.zoom == "zoom60" else ["zoom60", "zoom75"])
+        assert not teacher.zoom or is_steady(*steadiness[teacher.zoom])
+        assert teacher.zoom or not is_steady(*steadiness["zoom75"])
+    level = without_zoom(looking(digits.teachers, found))
+    assert [teacher.zoom for teacher in level] == [None, None]
 
 
 def test_who_looks_once_keeps_his_shards(digits: Digits) -> None:
