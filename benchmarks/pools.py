@@ -88,16 +88,13 @@ class Pool:
 
     def label_free(self, members: Sequence[Any], space: spaces.LabelSpace) -> Expert:
         """The fuser that these images calibrate without their labels."""
-        once = [member.looking_once for member in members]
-        looks: tuple[tuple[Sequence[Any], Look], ...] = (
-            (once, "first"),
-            (once, "second"),
-            (members, "first"),
-        )
-        first, second, seen = (
-            [table.concatenate(parts) for parts in zip(*self.shards(who, space, look), strict=True)]
-            for who, look in looks
-        )
+        from tasks.looks import without_zoom
+
+        def tables(who: Sequence[Any], look: Look) -> list[Detections]:
+            return [table.concatenate(parts) for parts in zip(*self.shards(who, space, look), strict=True)]
+
+        level = without_zoom(members)
+        first, second, seen = tables(level, "first"), tables(level, "second"), tables(members, "first")
         return calibrate_label_free(first, second, spaces.coverage(space), seen=seen)
 
     def truth(self, space: spaces.LabelSpace) -> tuple[Objects, NDArray[np.bool_]]:
