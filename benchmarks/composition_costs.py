@@ -4,7 +4,7 @@
 
 Milliseconds an image, decoding left out, for the row ``ours`` of seed 0: the student as it is
 trained (torch), the same exported to ONNX, its teachers one after the other, and these when they
-also take the further looks that ``compose`` has them take. To be run on an idle machine.
+also look in the mirror, as ``compose`` has them do. To be run on an idle machine.
 Writes ``benchmarks/results/composition_costs.json``.
 """
 
@@ -43,7 +43,7 @@ def measure(experiment: Experiment, bundle: str) -> dict[str, Any]:
         import_teacher(file, classes=None, name="student-onnx", destination=exported)
     found = teachers.find_all(home, case.teachers)
     space = spaces.build({one.name: one.manifest.vocabulary for one in found}, case.classes)
-    both = with_looks(home.store, found, dataset, POOL_SAMPLE)
+    both = with_looks(home.store, found, dataset, POOL_SAMPLE, "auto")
     light = teachers.find(home, str(exported))
     once = measure_costs(home.store, dataset, found, [student, light], space, Expert())
     twice = measure_costs(home.store, dataset, both, [], space, Expert())
@@ -51,7 +51,7 @@ def measure(experiment: Experiment, bundle: str) -> dict[str, Any]:
         "student": once[student.name],
         "student_onnx": once[light.name],
         "teachers": once[ENSEMBLE],
-        "teachers_and_looks": twice[ENSEMBLE],
+        "teachers_and_mirror": twice[ENSEMBLE],
     }
     times = {
         name: {"batch_1": round(cost.single.median, 1), "batch_8": round(cost.batched.median, 1)}
