@@ -78,7 +78,7 @@ class Pool:
         store = self.home.store
         shards: dict[str, Any] = dict(run_teachers(store, members, self.index, SETTINGS, look))
         if look == "first":
-            shards = look_again(run_teachers, store, members, self.index, shards, SETTINGS)
+            shards = look_again(run_teachers, store, members, self.index, shards, SETTINGS).all
         columns = []
         for member in members:
             found = map(load_detections, shards[member.name])

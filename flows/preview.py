@@ -19,7 +19,7 @@ from tasks.home import Home
 from tasks.image_index import build_index, find_index
 from tasks.infer import missing_shards, run_teachers
 from tasks.label import label_pool
-from tasks.looks import find_looks, look_again, looking, without_zoom
+from tasks.looks import find_looks, look_again, looking
 from tasks.preview import Preview, collect, pick, ranked
 from tasks.store import Artifact, Store
 from tasks.thresholds import find_thresholds
@@ -57,20 +57,17 @@ def preview(recipe: Recipe, home: Home, count: int, name: str | None = None) -> 
     shards = run_teachers(home.store, plan.teachers, index, recipe.generate, incomplete=True)
     again = _looking(home.store, plan, index, shards)
     run = partial(run_teachers, incomplete=True)
-    level, seen = (
-        look_again(run, home.store, teachers, index, shards, recipe.generate)
-        for teachers in (without_zoom(again.teachers), again.teachers)
-    )
+    seen = look_again(run, home.store, again.teachers, index, shards, recipe.generate)
     try:
-        fuser = load_fuser(calibrate(calibrate_fuser, home.store, again, index, level, seen))
+        fuser = load_fuser(calibrate(calibrate_fuser, home.store, again, index, seen))
     except UserError:
         if whole or plan.calibration != "label-free":
             raise
         # a few images may hold too few boxes to learn from
         rule = recipe.filter.chosen(plan.labelled is not None, "none")
         again = replace(again, calibration="none", rule=rule)
-        fuser = load_fuser(calibrate(calibrate_fuser, home.store, again, index, level, seen))
-    fused, labels = _labels(home.store, again, index, seen, fuser)
+        fuser = load_fuser(calibrate(calibrate_fuser, home.store, again, index, seen))
+    fused, labels = _labels(home.store, again, index, seen.all, fuser)
     records = pick(index, labels, plan.space, count, name)
     images = collect(records, shards, fused, labels)
     return Preview(recipe.name, plan.space, images, whole, again.calibration != "none", pool)

@@ -18,7 +18,7 @@ from tasks.diagnosis import diagnose_task, load_diagnosis
 from tasks.fan_out import Runner, inference
 from tasks.image_index import index_images, load_quarantine
 from tasks.label import label
-from tasks.looks import find_looks_task, look_again, looking, without_zoom
+from tasks.looks import Seen, find_looks_task, look_again, looking
 from tasks.store import Artifact, Store
 from tasks.teachers import Teacher
 from tasks.thresholds import thresholds_task
@@ -50,7 +50,7 @@ class PseudoLabelling:
     index: Artifact
     teachers: tuple[Teacher, ...]
     shards: dict[str, list[Artifact]]
-    seen: dict[str, list[Artifact]]
+    seen: Mapping[str, Sequence[Artifact]]
     fuser: Fuser
     fused: list[Artifact]
     thresholds: Artifact
@@ -93,23 +93,20 @@ def make_pseudo_labels(
         log.warning(
             "teacher %s has not spoken on %d images: its classes are not background there", name, len(images)
         )
-    seen, level, again = shards, shards, plan
+    seen, again = Seen(shards, shards), plan
     if recipe.looks_again:
         with watch.step("look again") as step:
             found = find_looks_task(store, plan.teachers, index, shards, recipe.generate)
             step.done(found)
             again = replace(plan, teachers=tuple(looking(plan.teachers, found)))
             run = partial(inference, runner=runner)
-            level, seen = (
-                look_again(run, store, teachers, index, shards, recipe.generate)
-                for teachers in (without_zoom(again.teachers), again.teachers)
-            )
+            seen = look_again(run, store, again.teachers, index, shards, recipe.generate)
     with watch.step("calibrate") as step:
-        calibrated = calibrate(calibrate_task, store, again, index, level, seen)
+        calibrated = calibrate(calibrate_task, store, again, index, seen)
         fuser = load_fuser(calibrated)
         step.done(calibrated)
     with watch.step("aggregate") as step:
-        fused = aggregate(store, seen, plan.space, fuser, recipe.filter.floor)
+        fused = aggregate(store, seen.all, plan.space, fuser, recipe.filter.floor)
         step.done(*fused)
     with watch.step("thresholds") as step:
         limits = thresholds(thresholds_task, store, again, fused, fuser)
@@ -133,7 +130,7 @@ def make_pseudo_labels(
         step.done(diagnosis)
         step.run.artifacts(diagnosis.folder, "diagnosis")
         _show_diagnosis(diagnosis, labels, step.run)
-    return PseudoLabelling(index, again.teachers, shards, seen, fuser, fused, limits, labels, diagnosis)
+    return PseudoLabelling(index, again.teachers, shards, seen.all, fuser, fused, limits, labels, diagnosis)
 
 
 def calibrate(
@@ -141,8 +138,7 @@ def calibrate(
     store: Store,
     plan: LabelPlan,
     index: Artifact,
-    shards: Mapping[str, Sequence[Artifact]],
-    seen: Mapping[str, Sequence[Artifact]],
+    seen: Seen,
 ) -> Artifact:
     """Calibrates as planned; ``how`` is `calibrate_fuser`, or the task of it."""
     recipe = plan.recipe
@@ -150,7 +146,7 @@ def calibrate(
         store,
         plan.teachers,
         index,
-        shards,
+        seen.level,
         plan.space,
         recipe.fuse.fuser(),
         plan.calibration,
@@ -158,7 +154,7 @@ def calibrate(
         recipe.calibrate.images,
         recipe.detection_floor,
         recipe.generate,
-        seen,
+        seen.all,
     )
 
 

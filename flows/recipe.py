@@ -110,9 +110,8 @@ class Recipe(_Section):
 
     @property
     def looks_again(self) -> bool:
-        """Whether the teachers may take further looks; stock fusers stay as they are known."""
-        augment = self.generate.augment
-        return augment in ("flip", "zoom") or (augment != "none" and self.fuse.method == "expert")
+        """Whether the teachers may take further looks."""
+        return self.generate.looks_again(self.fuse.method)
 
     @property
     def detection_floor(self) -> float:

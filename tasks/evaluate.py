@@ -181,9 +181,9 @@ def run_on_dataset(
     The first look is joined with the further ones that the detector takes.
     """
     name = detector.name
-    shards = run_inference(store, detector, index, SETTINGS, look)
+    shards: Sequence[Artifact] = run_inference(store, detector, index, SETTINGS, look)
     if look == "first" and detector.further_looks:
-        shards = look_again(run_teachers, store, [detector], index, {name: shards}, SETTINGS)[name]
+        shards = look_again(run_teachers, store, [detector], index, {name: shards}, SETTINGS).all[name]
     return table.with_image_ids(load_all(shards), dataset_ids(dataset, index))
 
 

@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from composition import detections as table
-from composition import zoom
 from composition.detections import Detections
-from composition.mirror import turned_back
-from composition.second_look import bordered, without_border
-from model_zoo.adapters.base import Detector, Image, InferenceSettings
+from model_zoo.adapters.base import Detector, InferenceSettings
 from model_zoo.cores import thread_limit
 from tasks import unanswered
+from tasks.detect import detect
 from tasks.devices import reserve_device
 from tasks.image_index import ImageRecord, index_parts, iter_index, shards
 from tasks.pixels import Batch, batches
@@ -75,6 +73,10 @@ class GenerateSettings(BaseModel):
         "enlarged parts (six times the time), where that serves a teacher, which is tried out, too; "
         "flip: mirrored, for all classes; zoom: enlarged; none: one look.",
     )
+
+    def looks_again(self, fuser: str) -> bool:
+        """Whether teachers may take further looks for a fuser; stock ones stay as they are known."""
+        return self.augment in ("flip", "zoom") or (self.augment != "none" and fuser == "expert")
 
     def decisive(self) -> dict[str, Any]:
         """What decides the detections of one look: neither batch size nor shard size changes one (tested)."""
@@ -343,7 +345,7 @@ class _Share:
         if not pairs:
             return
         try:
-            found, reasons = _detect(
+            found, reasons = detect(
                 self.crew.detector(self.teacher),
                 [record for record, _ in pairs],
                 [image for _, image in pairs],
@@ -364,44 +366,6 @@ class _Share:
         new = table.sort(table.concatenate(self._found)) if self._found else table.empty()
         rows = unanswered.joined(self._before, new, load_detections)
         return _write(self.crew.store, key, self.teacher, self.records, rows, self._silent)
-
-
-def _detect(
-    detector: Detector,
-    records: Sequence[ImageRecord],
-    images: Sequence[Image],
-    look: Look,
-    most: int,
-) -> tuple[Detections, dict[int, str]]:
-    """Detections by image id, and the images that got no answer with the reasons."""
-    ids = np.array([record.image_id for record in records], np.int64)
-    sizes = np.array([(record.width, record.height) for record in records], np.int64)
-    if look == "second":
-        found, reasons = unanswered.ask(detector, [bordered(image) for image in images])
-        found = without_border(found, sizes[:, 0], sizes[:, 1])
-    elif look == "mirror":
-        found, reasons = unanswered.ask(detector, [np.ascontiguousarray(image[:, ::-1]) for image in images])
-        found = turned_back(found, sizes[:, 0])
-    elif look != "first":
-        found, reasons = _enlarged(detector, images, sizes, zoom.SHARES[look], most)
-    else:
-        found, reasons = unanswered.ask(detector, images)
-    silent = {records[position].image_id: reason for position, reason in reasons.items()}
-    return table.with_image_ids(found, ids), silent
-
-
-def _enlarged(
-    detector: Detector, images: Sequence[Image], sizes: NDArray[np.int64], share: float, most: int
-) -> tuple[Detections, dict[int, str]]:
-    """One part of all images after the other: a batch of parts is no larger than one of images."""
-    answers = []
-    for window in zoom.windows(sizes, share):
-        pairs = zip(images, window.tolist(), strict=True)
-        parts = [np.ascontiguousarray(image[y1:y2, x1:x2]) for image, (x1, y1, x2, y2) in pairs]
-        answers.append(unanswered.ask(detector, parts))
-    reasons = {position: why for _, silent in answers for position, why in silent.items()}
-    found = zoom.joined([rows for rows, _ in answers], sizes, share, most)
-    return found[~np.isin(found.image_id, list(reasons))], reasons
 
 
 def _write(

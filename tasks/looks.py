@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -106,6 +106,18 @@ def looking(teachers: Sequence[Teacher], found: Artifact) -> list[Teacher]:
     ]
 
 
+class Seen(NamedTuple):
+    """What teachers see in all their looks.
+
+    Attributes:
+        level: Without enlarged parts: a border, which enlarges nothing, can confirm it.
+        all: With them.
+    """
+
+    level: Shards
+    all: Shards
+
+
 def look_again(
     infer: Callable[..., Mapping[str, Sequence[Artifact]]],
     store: Store,
@@ -113,7 +125,7 @@ def look_again(
     index: Artifact,
     shards: Shards,
     settings: GenerateSettings,
-) -> dict[str, list[Artifact]]:
+) -> Seen:
     """Takes the further looks and joins them with the first, shard by shard.
 
     Args:
@@ -125,48 +137,39 @@ def look_again(
         settings: How they were run.
 
     Returns:
-        Teacher name to its shards; those of a teacher that looks once are its own.
+        What the looks show; a teacher that looks once keeps its shards.
     """
-    seen = {name: list(parts) for name, parts in shards.items()}
-    order: tuple[Look, ...] = ("mirror", *zoom.SHARES)
-    for look in order:
+    parts = index_parts(index, settings.shard_size)
+
+    def with_look(look: Look, before: Shards) -> Shards:
         asked = [teacher for teacher in teachers if look in teacher.further_looks]
-        if asked:
-            again = infer(store, asked, index, settings, look=look)
-            for teacher in asked:
-                pair = seen[teacher.name], again[teacher.name]
-                seen[teacher.name] = _merge_shards(store, teacher, index, *pair, look, settings)
-    return seen
+        again = infer(store, asked, index, settings, look=look) if asked else {}
+        joined = {
+            teacher.name: [
+                _merged(store, teacher, *three, look, settings)
+                for three in zip(parts, before[teacher.name], again[teacher.name], strict=True)
+            ]
+            for teacher in asked
+        }
+        return {**before, **joined}
+
+    level = seen = with_look("mirror", shards)
+    for look in zoom.SHARES:
+        seen = with_look(look, seen)
+    return Seen(level, seen)
 
 
 def without_zoom(teachers: Sequence[Teacher]) -> list[Teacher]:
-    """The teachers with the looks that a border can confirm, which shows nothing larger than the first."""
+    """The teachers with the looks of `Seen.level`."""
     return [replace(teacher, zoom=None) for teacher in teachers]
 
 
 def _shown(found: Detections, records: Sequence[ImageRecord], look: Zoom) -> NDArray[np.bool_]:
     """(N,) which boxes a zoom shows as a whole."""
-    ids = np.array([record.image_id for record in records], np.int64)
-    sizes = np.array([(record.width, record.height) for record in records], np.int64).reshape(-1, 2)
-    order = np.argsort(ids)
-    place = order[np.searchsorted(ids, found.image_id, sorter=order)]
-    return zoom.can_show(found.boxes, sizes[place], zoom.SHARES[look])
-
-
-def _merge_shards(
-    store: Store,
-    teacher: Teacher,
-    index: Artifact,
-    first: Sequence[Artifact],
-    other: Sequence[Artifact],
-    look: Look,
-    settings: GenerateSettings,
-) -> list[Artifact]:
-    parts = index_parts(index, settings.shard_size)
-    return [
-        _merged(store, teacher, records, one, two, look, settings)
-        for records, one, two in zip(parts, first, other, strict=True)
-    ]
+    rows = [(record.image_id, record.width, record.height) for record in records]
+    images = np.array(sorted(rows), np.int64).reshape(-1, 3)
+    place = np.searchsorted(images[:, 0], found.image_id)
+    return zoom.can_show(found.boxes, images[place, 1:], zoom.SHARES[look])
 
 
 def _merged(

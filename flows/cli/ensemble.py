@@ -79,6 +79,7 @@ def ensemble(
     from tasks import teachers
     from tasks.evaluate import load_dataset
     from tasks.image_index import POOL_SAMPLE
+    from tasks.infer import GenerateSettings
 
     if (calibrate_on or calibrate is Calibrate.label_free) and fuser is not FuserName.expert:
         option = "--calibrate-on" if calibrate_on else "--calibrate"
@@ -97,7 +98,7 @@ def ensemble(
     dataset = load_dataset(images)
     fusing: fusion.Fuser = fusion.fuser(fuser)
     labelled = load_dataset(calibrate_on) if calibrate_on else None
-    if augment in (Augment.flip, Augment.zoom) or (augment is not Augment.none and fuser is FuserName.expert):
+    if GenerateSettings(augment=augment.value).looks_again(fuser):
         tried = (labelled, calibrate_images) if labelled else (dataset, POOL_SAMPLE)
         found = ensembles.with_looks(home.store, found, *tried, augment.value)
     if labelled:
